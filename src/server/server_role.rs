@@ -194,7 +194,10 @@ impl ServerRole {
         };
         let tunnels = self.tunnels.clone();
         let served = async move {
-            service::serve(context, tunnel.clone()).await;
+            tokio::select! {
+                () = service::serve(context, tunnel.clone()) => {}
+                () = tunnels.follow_links(&tunnel) => {}
+            }
             tunnels.remove(&tunnel);
         };
         self.tasks.spawn(served.instrument(span));
@@ -247,6 +250,7 @@ impl LinkedRole for ServerRole {
     type Session = ServerSession;
 
     fn begin(&self, link: &RoleLink) -> (Vec<Frame>, ServerSession) {
+        self.tunnels.linked(&link.outbox, link.slot);
         let first = if self.draining.linked(&link.outbox) {
             Vec::new()
         } else {
@@ -285,8 +289,8 @@ impl LinkedRole for ServerRole {
         });
     }
 
-    fn on_lanes_wanted(&self, set: Slot, lanes: usize) {
-        self.tunnels.want_lanes(set, lanes);
+    fn on_lanes_wanted(&self, slots: &[Slot], lanes: usize) {
+        self.tunnels.want_lanes(slots, lanes);
     }
 
     fn joined(&self, link: &RoleLink, terms: &Terms) {

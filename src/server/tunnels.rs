@@ -2,10 +2,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    future::pending,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::tunnel::{ResetCode, Tunnel, TunnelStatus};
+use crate::{
+    link::Outbox,
+    tunnel::{ResetCode, Tunnel, TunnelStatus},
+};
 use report_proto::{
     frame::{Code, Notice, Slot},
     id::Id,
@@ -28,7 +32,9 @@ struct TunnelTable {
     live: HashMap<Id, Tunnel>,
     /// The most recently ended tunnels.
     ended: VecDeque<EndedTunnel>,
-    /// The lanes that the links of each set carry, by its first slot.
+    /// The links that have not ended, with their slots.
+    links: Vec<(Arc<Outbox>, Slot)>,
+    /// The lanes that the links to the same master carry best, by the slot of each. One if missing.
     lanes: BTreeMap<Slot, usize>,
 }
 
@@ -38,6 +44,21 @@ struct EndedTunnel {
     port: Id,
     /// The lowest client stream id that the tunnel never saw.
     seen: u64,
+}
+
+impl TunnelTable {
+    /// Asks the client for as many lanes as the links to its master carry. While the tunnel moves
+    /// from one master to another, the larger number counts. A tunnel without a lane keeps its
+    /// number.
+    fn request_lanes(&self, tunnel: &Tunnel) {
+        let attached = tunnel.attached_links();
+        let links = self.links.iter();
+        let used = links.filter(|(outbox, _)| attached.contains(&outbox.id()));
+        let lanes = used.map(|(_, slot)| self.lanes.get(slot).copied().unwrap_or(1));
+        if let Some(lanes) = lanes.max() {
+            tunnel.request_lanes(lanes);
+        }
+    }
 }
 
 impl Tunnels {
@@ -54,22 +75,40 @@ impl Tunnels {
     }
 
     pub(super) fn add(&self, tunnel: &Tunnel) {
+        self.table().live.insert(tunnel.id(), tunnel.clone());
+    }
+
+    /// Adds a link that is being established.
+    pub(super) fn linked(&self, outbox: &Arc<Outbox>, slot: Slot) {
         let mut table = self.table();
-        table.live.insert(tunnel.id(), tunnel.clone());
+        table.links.retain(|(outbox, _)| outbox.ended().is_none());
+        table.links.push((Arc::clone(outbox), slot));
+    }
+
+    /// Sets how many lanes of a tunnel the links with these slots carry best, which lead to one
+    /// master. Asks the clients whose tunnels use them.
+    pub(super) fn want_lanes(&self, slots: &[Slot], lanes: usize) {
+        let mut table = self.table();
+        table.lanes.extend(slots.iter().map(|slot| (*slot, lanes)));
         // Under the lock, so that no older number follows a newer one.
-        if let Some(lanes) = table.lanes.values().max() {
-            tunnel.request_lanes(*lanes);
+        for tunnel in table.live.values() {
+            table.request_lanes(tunnel);
         }
     }
 
-    /// Asks the clients for as many lanes as the links of a set carry. Of several sets the largest
-    /// number counts: a tunnel may have lanes in any of them.
-    pub(super) fn want_lanes(&self, set: Slot, lanes: usize) {
-        let mut table = self.table();
-        table.lanes.insert(set, lanes);
-        let wanted = table.lanes.values().max().copied().unwrap_or(1);
-        for tunnel in table.live.values() {
-            tunnel.request_lanes(wanted);
+    /// Asks the client of this tunnel for other lanes when the tunnel uses other links, for example
+    /// those to another master. Does not return.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub(super) async fn follow_links(&self, tunnel: &Tunnel) {
+        let mut status = tunnel.status();
+        loop {
+            self.table().request_lanes(tunnel);
+            // Cannot fail: the tunnel owns the sender.
+            if status.changed().await.is_err() {
+                pending().await
+            }
         }
     }
 
@@ -159,5 +198,55 @@ impl Tunnels {
     /// Ends all tunnels and waits until their END frames are sent.
     pub(super) async fn end(&self) {
         Tunnel::shut_down(&self.all(), "the server is shutting down").await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::tunnel::tests::TunnelTestbed;
+    use report_proto::{compress::CompressMethod, crypto::EncryptMethod};
+
+    /// Waits until the client knows that the server asks for this number of lanes.
+    async fn until_requested(client: &Tunnel, lanes: usize) {
+        let mut status = client.status();
+        let waiting = async {
+            while client.requested_lanes() != lanes {
+                status.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), waiting)
+            .await
+            .expect("in time");
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_is_asked_for_the_lanes_of_the_links_to_its_master() {
+        let bed = TunnelTestbed::new();
+        let (client, server) = bed
+            .tunnels(EncryptMethod::Plain, CompressMethod::Null)
+            .await;
+        let slots: Vec<Slot> = Slot::all().collect();
+        let tunnels = Tunnels::default();
+        tunnels.linked(&bed.server_link(), slots[0]);
+        tunnels.add(&server);
+        let steps = async {
+            // Another master, where the tunnel has no lane, gets more links.
+            tunnels.want_lanes(&slots[2..4], 8);
+            tunnels.want_lanes(&slots[..2], 2);
+            until_requested(&client, 2).await;
+            // The tunnel moves there.
+            let there = bed.join_lane(&client).await;
+            tunnels.linked(&there, slots[3]);
+            bed.cut();
+            until_requested(&client, 8).await;
+        };
+        tokio::select! {
+            () = tunnels.follow_links(&server) => {}
+            () = steps => {}
+        }
+        bed.end().await;
     }
 }

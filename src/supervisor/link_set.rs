@@ -282,7 +282,7 @@ impl<R: LinkedRole, W: Connector> FurtherSlots<R, W> {
     /// instead of moved.
     fn report_lanes(&mut self, lanes: usize) {
         if std::mem::replace(&mut self.reported_lanes, lanes) != lanes {
-            self.role.on_lanes_wanted(self.uplink.slot, lanes);
+            self.role.on_lanes_wanted(&self.slots, lanes);
         }
     }
 

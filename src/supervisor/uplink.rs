@@ -42,9 +42,9 @@ pub trait LinkedRole: Send + Sync + 'static {
     fn retiring(&self, link: &RoleLink, cause: RetirementCause);
 
     /// Reports how many lanes of a tunnel the links of a set carry best: as many as it has links
-    /// because of the traffic. `set` is the first slot of the set. One until the first report.
-    fn on_lanes_wanted(&self, set: Slot, lanes: usize) {
-        let _ = (set, lanes);
+    /// because of the traffic. `slots` are those of the set. One until the first report.
+    fn on_lanes_wanted(&self, slots: &[Slot], lanes: usize) {
+        let _ = (slots, lanes);
     }
 
     /// Reports that a link joined or that an attempt failed, for callers that wait for the first

@@ -44,8 +44,8 @@ impl Tunnel {
         self.shared.core().end_notice().cloned()
     }
 
-    /// Returns a watch on the status of the tunnel. It also reports the end of a move, with the
-    /// same status.
+    /// Returns a watch on the status of the tunnel. It also reports other changes of the lanes, with
+    /// the same status.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<TunnelStatus> {
         self.shared.status.subscribe()
@@ -57,10 +57,16 @@ impl Tunnel {
         matches!(*self.shared.status.borrow(), TunnelStatus::Attached)
     }
 
-    /// Returns whether another attachment can join the present lanes.
+    /// Returns whether further lanes can join: both ends have one.
     #[must_use]
-    pub fn can_join(&self) -> bool {
-        self.shared.core().can_join()
+    pub fn accepts_lanes(&self) -> bool {
+        self.shared.core().accepts_lanes()
+    }
+
+    /// Returns the link of each lane that this end does not leave.
+    #[must_use]
+    pub fn attached_links(&self) -> Vec<LinkId> {
+        self.shared.core().attached_links()
     }
 
     /// Leaves the lanes on a link that will be closed, if a lane on another link remains.

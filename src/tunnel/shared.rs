@@ -122,11 +122,16 @@ impl TunnelShared {
             closes,
             status: _,
             events,
+            accepts_lanes,
             is_finished,
         } = effects;
         // Counted first: a task that is woken below may read the counters.
         for event in events {
             self.report(event);
+        }
+        if accepts_lanes {
+            // The status is the same, but the client may open further lanes: wakes its waiters.
+            self.status.send_modify(|_| {});
         }
         if deadline_moved {
             self.deadline_moved.notify_one();

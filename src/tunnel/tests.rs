@@ -209,6 +209,24 @@ impl TunnelTestbed {
             .await
     }
 
+    /// Joins a lane on another pair of links. Returns the server's one.
+    pub(crate) async fn join_lane(&self, client: &Tunnel) -> Arc<Outbox> {
+        let link_pair = self.new_link_pair();
+        let (client_result, _) = self.reattach(&link_pair, 1, client, Vec::new()).await;
+        assert!(matches!(client_result, Ok(attach::AttachOutcome::Resumed)));
+        link_pair.server
+    }
+
+    /// Returns the server's link of the first pair.
+    pub(crate) fn server_link(&self) -> Arc<Outbox> {
+        Arc::clone(&self.link_pair.server)
+    }
+
+    /// Cuts the first pair of links.
+    pub(crate) fn cut(&self) {
+        self.link_pair.cut.cancel();
+    }
+
     pub(crate) async fn tunnels(
         &self,
         encrypt: EncryptMethod,

@@ -15,6 +15,8 @@ pub(super) enum PortEvent {
     LinkBegins(LinkId),
     /// A link of the first slot is established.
     LinkUp(LinkId),
+    /// A link of another slot is being established. It gets lanes when it is up.
+    FurtherLinkBegins { slot: usize, link: LinkId },
     /// A link of another slot is established.
     FurtherLinkUp { slot: usize, link: LinkId },
     /// A link of another slot will be closed.
@@ -75,6 +77,8 @@ pub(super) struct TunnelView {
     pub phase: TunnelPhase,
     /// The slots other than the first whose present link carries a lane.
     pub further_lanes: Slots,
+    /// Further lanes can join, at both ends.
+    pub accepts_lanes: bool,
     /// The number of lanes that are not being left.
     pub lanes: usize,
     /// The number of lanes that the server asks for.

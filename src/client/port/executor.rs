@@ -111,7 +111,10 @@ impl PortExecutor {
         self.observe();
         self.links.push(link.clone());
         if link.slot != 0 {
-            // It gets lanes when it is up.
+            self.run(PortEvent::FurtherLinkBegins {
+                slot: link.slot,
+                link: link.id(),
+            });
             return Vec::new();
         }
         self.first_flight = Some(Vec::new());
@@ -286,6 +289,7 @@ impl PortExecutor {
         TunnelView {
             phase,
             further_lanes,
+            accepts_lanes: tunnel.accepts_lanes(),
             lanes: tunnel.lanes(),
             requested_lanes: tunnel.requested_lanes(),
             has_lane_to_leave: !self.links_to_leave(tunnel).is_empty(),

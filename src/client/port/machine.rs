@@ -124,6 +124,7 @@ impl PortMachine {
         match event {
             PortEvent::LinkBegins(link) => self.on_new_link(link, now.awake),
             PortEvent::LinkUp(link) => self.on_link_up(link, now.awake),
+            PortEvent::FurtherLinkBegins { slot, link } => self.on_further_link_begins(slot, link),
             PortEvent::FurtherLinkUp { slot, link } => self.on_further_link_up(slot, link),
             PortEvent::FurtherLinkRetiring(link) => self.on_further_link_gone(link, true),
             PortEvent::LinkEnded(link) => self.on_link_ended(link, now.awake),
@@ -246,6 +247,9 @@ impl PortMachine {
     }
 
     fn on_tunnel_lost(&mut self, tunnel: Id, code: Code, now: Instant) {
+        // Its lanes join again as soon as it accepts lanes.
+        self.forget_lanes(tunnel);
+        self.request_lanes_at_once(tunnel, now);
         // A peer or a master that sends invalid messages could do so again at once, in a loop.
         let is_violation = matches!(
             code,
@@ -432,5 +436,10 @@ impl TunnelEntry {
     /// Returns whether an attachment carries the tunnel and its end was not requested.
     fn is_attached(&self) -> bool {
         matches!(self.view.phase, TunnelPhase::Attached { .. }) && !self.view.is_ending
+    }
+
+    /// Returns whether the tunnel is attached at both ends, so that a further attachment joins.
+    fn accepts_lanes(&self) -> bool {
+        self.is_attached() && self.view.accepts_lanes
     }
 }

@@ -318,7 +318,7 @@ impl LinkedRole for RecordingRole {
         self.record(RoleEvent::Joined(link.clone()));
     }
 
-    fn on_lanes_wanted(&self, _set: Slot, lanes: usize) {
+    fn on_lanes_wanted(&self, _slots: &[Slot], lanes: usize) {
         self.lanes.lock().unwrap().push(lanes);
     }
 

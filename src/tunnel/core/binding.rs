@@ -52,6 +52,10 @@ pub(super) struct BoundLane<B> {
     pub is_move_requested: bool,
     /// At a server: the client has left this lane.
     pub peer_has_left: bool,
+    /// The next message is a PING, which the peer answers as soon as it has taken over too.
+    pub ping_due: bool,
+    /// A message has arrived on it.
+    pub has_received: bool,
 }
 
 /// How far this end has left a lane.
@@ -94,6 +98,8 @@ pub(super) enum SendAction {
     Moved,
     /// MOVE.
     Move,
+    /// PING.
+    Ping,
     /// Nothing.
     Nothing,
 }
@@ -170,6 +176,8 @@ impl<B: Clone> Binding<B> {
             move_request_due: false,
             is_move_requested: false,
             peer_has_left: false,
+            ping_due: false,
+            has_received: false,
         });
         Some(replaced)
     }
@@ -185,13 +193,14 @@ impl<B: Clone> Binding<B> {
         true
     }
 
-    /// Returns what this attachment may send. [`SendAction::Moved`] and [`SendAction::Move`] are
-    /// returned once.
+    /// Returns what this attachment may send. [`SendAction::Moved`], [`SendAction::Move`] and
+    /// [`SendAction::Ping`] are returned once.
     pub(super) fn sending(&mut self, attempt: u64) -> SendAction {
         let Some(lane) = self.lane_mut(attempt) else {
             return SendAction::Nothing;
         };
         match lane.state {
+            LaneState::Active if std::mem::take(&mut lane.ping_due) => SendAction::Ping,
             LaneState::Active if std::mem::take(&mut lane.move_request_due) => SendAction::Move,
             LaneState::Active => SendAction::Mux,
             LaneState::LeaveDue => {

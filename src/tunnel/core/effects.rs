@@ -79,6 +79,8 @@ pub(in crate::tunnel) struct Effects {
     /// so that its changes arrive in order.
     pub status: Option<TunnelStatus>,
     pub events: Vec<TunnelEvent>,
+    /// At a client: further lanes can join from now on.
+    pub accepts_lanes: bool,
     /// The tunnel has ended and nothing is left to send to the peer.
     pub is_finished: bool,
 }

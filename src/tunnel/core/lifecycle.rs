@@ -77,6 +77,7 @@ impl TunnelCore {
             .take_over(BoundAttachment { attempt, handle }, kind)
             .ok_or_else(|| Notice::new(Code::Superseded, ""))?;
         self.close_all(replaced, Code::Superseded);
+        self.await_takeover_of_peer(attempt, kind);
         let is_first = attempt == FIRST_ATTEMPT;
         // Data in flight on the previous lanes may be lost, so the mux retransmits what the peer
         // has not acknowledged. One that joins changes nothing of the others.
@@ -102,6 +103,23 @@ impl TunnelCore {
         self.effects.status = Some(TunnelStatus::Attached);
         self.answer_leaves(now);
         Ok(())
+    }
+
+    /// Waits for evidence that the peer has taken over too, if this lane is the only one. A client
+    /// takes over first. Until the server follows, it has no lane, and a further attachment would
+    /// resume the tunnel anew.
+    fn await_takeover_of_peer(&mut self, attempt: u64, kind: TakeoverKind) {
+        if kind == TakeoverKind::Join && self.detached.is_none() {
+            return;
+        }
+        self.peer_took_over = false;
+        // The first message of any other attachment is a PING already.
+        let needs_ping = kind == TakeoverKind::Resume
+            && attempt != FIRST_ATTEMPT
+            && self.side == TunnelSide::Client;
+        if let Some(lane) = self.binding.lane_mut(attempt) {
+            lane.ping_due = needs_ping;
+        }
     }
 
     /// Leaves the lanes that the one of `attempt` replaces: those on `links`, and those that the

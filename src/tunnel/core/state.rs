@@ -39,6 +39,10 @@ pub(in crate::tunnel) struct TunnelCore {
     pub(super) attached_since: Instant,
     /// How long the tunnel had been detached before that, until it is reported.
     pub(super) detached_for: Option<Duration>,
+    /// The peer has shown that it has a lane, since this end has had one.
+    pub(super) peer_took_over: bool,
+    /// At a client: whether further lanes could join when the effects were collected last.
+    accepted_lanes: bool,
     /// When the lanes that this end leaves must be gone.
     pub(super) move_deadline: Option<Instant>,
     /// The deadline that the driver waits for.
@@ -105,6 +109,8 @@ impl TunnelCore {
             }),
             attached_since: now.awake,
             detached_for: None,
+            peer_took_over: false,
+            accepted_lanes: false,
             move_deadline: None,
             armed: None,
             takes_lane_requests: false,
@@ -137,9 +143,23 @@ impl TunnelCore {
         self.binding.active().any(|lane| lane.handle.link() == link)
     }
 
+    /// Returns the link of each lane that this end does not leave.
+    pub(in crate::tunnel) fn attached_links(&self) -> Vec<LinkId> {
+        self.binding
+            .active()
+            .map(|lane| lane.handle.link())
+            .collect()
+    }
+
     /// Returns whether another attachment can join the present ones.
     pub(in crate::tunnel) fn can_join(&self) -> bool {
         self.binding.active().next().is_some() && self.mux.is_settled()
+    }
+
+    /// Returns whether further lanes can join at both ends: the peer has a lane too. Without one,
+    /// it would let the first of them resume the tunnel anew.
+    pub(in crate::tunnel) fn accepts_lanes(&self) -> bool {
+        self.can_join() && self.peer_took_over
     }
 
     /// Ends the tunnel. The peer receives END if an attachment carries the tunnel.
@@ -238,6 +258,9 @@ impl TunnelCore {
     /// Returns the effects of all transitions since the last call.
     pub(in crate::tunnel) fn poll_effects(&mut self) -> Effects {
         self.take_events();
+        let accepts_lanes = self.side == TunnelSide::Client && self.accepts_lanes();
+        let accepted_lanes = std::mem::replace(&mut self.accepted_lanes, accepts_lanes);
+        self.effects.accepts_lanes = accepts_lanes && !accepted_lanes;
         self.effects.deadline_moved = self.arm();
         std::mem::take(&mut self.effects)
     }

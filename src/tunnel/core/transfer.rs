@@ -79,9 +79,11 @@ impl TunnelCore {
         message: Bytes,
     ) -> Result<(), Notice> {
         // This end closed the attachment before.
-        if self.binding.lane_mut(attempt).is_none() {
+        let Some(lane) = self.binding.lane_mut(attempt) else {
             return Ok(());
-        }
+        };
+        // A candidate sends one message, so a second one shows that the peer has taken over.
+        self.peer_took_over |= std::mem::replace(&mut lane.has_received, true);
         match message[..] {
             [] => {
                 let notice = Notice::new(Code::Protocol, "the message contains no frame");
@@ -135,6 +137,10 @@ impl TunnelCore {
             }
             SendAction::Move => {
                 out.put_u8(mux::MOVE);
+                TransmitResult::More
+            }
+            SendAction::Ping => {
+                self.mux.write_ping(now, out);
                 TransmitResult::More
             }
             SendAction::Mux => self.transmit_mux(now, attempt, out),

@@ -40,3 +40,29 @@ async fn server_asks_for_lanes_and_client_leaves_the_surplus() {
     assert_eq!(server.lanes(), 1);
     bed.end().await;
 }
+
+#[tokio::test]
+async fn lanes_join_after_a_cut_of_all_lanes_without_another_resumption() {
+    let bed = TunnelTestbed::new();
+    let (client, server) = bed
+        .tunnels(EncryptMethod::Plain, CompressMethod::Null)
+        .await;
+    until(&client, Tunnel::accepts_lanes).await;
+    bed.link_pair.cut.cancel();
+    for end in [&client, &server] {
+        until(end, |end| !end.is_attached()).await;
+    }
+    assert!(!client.accepts_lanes());
+    let link_pair = bed.new_link_pair();
+    let (result, _) = bed.reattach(&link_pair, 1, &client, Vec::new()).await;
+    assert!(matches!(result, Ok(attach::AttachOutcome::Resumed)));
+    until(&client, Tunnel::accepts_lanes).await;
+    for channel in 2..=4 {
+        let (result, _) = bed.reattach(&link_pair, channel, &client, Vec::new()).await;
+        assert!(matches!(result, Ok(attach::AttachOutcome::Resumed)));
+    }
+    assert_eq!(client.lanes(), 4);
+    let counters = &client.port().process_shared.counters;
+    assert_eq!(counters.resumed.get(), 2, "once at each end");
+    bed.end().await;
+}

@@ -98,7 +98,7 @@ impl PortExecutor {
             return Some((request, None));
         };
         let tunnel = &self.find(tunnel)?.tunnel;
-        if !matches!(purpose, AttachPurpose::Resume { .. }) && !tunnel.can_join() {
+        if !matches!(purpose, AttachPurpose::Resume { .. }) && !tunnel.accepts_lanes() {
             return None;
         }
         // A lane on a newer link replaces those on the older links of its slot.

@@ -1,7 +1,8 @@
 //! Further lanes of the port's tunnels: each further link of the client carries one of each tunnel.
 //!
 //! The link of the first slot is where tunnels are requested and resumed. A lane on a further link
-//! joins a tunnel that is attached, and is asked for again after a while if it is lost.
+//! joins a tunnel that is attached at both ends. It is requested again after a while if it is lost,
+//! and as soon as the tunnel is resumed if all lanes are lost.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +12,7 @@ use std::{
 
 use super::PortMachine;
 use crate::{
-    client::port::event::{AttachPurpose, AttachResult, PortAction},
+    client::port::event::{AttachPurpose, AttachResult, PortAction, Slots},
     link::LinkId,
 };
 use report_proto::id::Id;
@@ -24,6 +25,8 @@ pub(super) const LANE_RETRY: Duration = Duration::from_secs(1);
 pub(super) struct FurtherLanes {
     /// The links that are up, by their slot.
     links: BTreeMap<usize, LinkId>,
+    /// The links that are being established, by their slot.
+    beginning: BTreeMap<usize, LinkId>,
     /// When to request a lane again that was refused or lost.
     retries: BTreeMap<(Id, LinkId), Instant>,
     /// The lanes that were requested and not lost since.
@@ -31,14 +34,21 @@ pub(super) struct FurtherLanes {
 }
 
 impl PortMachine {
+    /// Handles a further link that is being established.
+    pub(super) fn on_further_link_begins(&mut self, slot: usize, link: LinkId) {
+        self.further.beginning.insert(slot, link);
+    }
+
     /// Handles a further link that is up.
     pub(super) fn on_further_link_up(&mut self, slot: usize, link: LinkId) {
+        self.further.beginning.retain(|_, known| *known != link);
         self.further.links.insert(slot, link);
     }
 
     /// Handles a further link that will be closed, or has ended. Its lanes are left if it is still
     /// up.
     pub(super) fn on_further_link_gone(&mut self, link: LinkId, is_up: bool) {
+        self.further.beginning.retain(|_, known| *known != link);
         let before = self.further.links.len();
         self.further.links.retain(|_, known| *known != link);
         self.further.retries.retain(|(_, known), _| *known != link);
@@ -68,21 +78,39 @@ impl PortMachine {
         self.further.links.values().copied()
     }
 
+    /// Returns the further links that are up, and neither carry a lane of this tunnel nor have one
+    /// under way. `further_lanes` are the slots with a lane.
+    pub(super) fn links_without_lane(
+        &self,
+        tunnel: Id,
+        further_lanes: Slots,
+    ) -> impl Iterator<Item = LinkId> {
+        let links = self.further.links.iter();
+        let without = links.filter(move |(slot, _)| !further_lanes.contains(**slot));
+        without
+            .map(|(_, link)| *link)
+            .filter(move |link| !self.lanes_in_flight(tunnel).any(|on| on == *link))
+    }
+
+    /// Returns how many further links are being established whose slot has none that is up.
+    pub(super) fn links_to_come(&self) -> usize {
+        let slots = self.further.beginning.keys();
+        slots
+            .filter(|slot| !self.further.links.contains_key(*slot))
+            .count()
+    }
+
     /// Requests the lanes that are missing.
     pub(super) fn ensure_lanes(&mut self, now: Instant) {
         if self.is_ending || self.further.links.is_empty() {
             return;
         }
         let mut missing = Vec::new();
-        for entry in self.tunnels.iter().filter(|entry| entry.is_attached()) {
-            for (&slot, &link) in &self.further.links {
+        for entry in self.tunnels.iter().filter(|entry| entry.accepts_lanes()) {
+            for link in self.links_without_lane(entry.id, entry.view.further_lanes) {
                 let lane = (entry.id, link);
-                if entry.view.further_lanes.contains(slot) {
-                    continue;
-                }
                 let is_waiting = self.further.retries.get(&lane).is_some_and(|at| *at > now);
-                let is_requested = self.lanes_in_flight().any(|other| other == lane);
-                if !is_waiting && !is_requested {
+                if !is_waiting {
                     missing.push(lane);
                 }
             }
@@ -130,7 +158,7 @@ impl PortMachine {
         self.further.retries.retain(|_, at| *at > now);
     }
 
-    /// Forgets the lanes of a tunnel that has ended.
+    /// Forgets the lanes of a tunnel that has ended, or has lost all of them.
     pub(super) fn forget_lanes(&mut self, tunnel: Id) {
         self.further
             .retries
@@ -149,12 +177,15 @@ impl PortMachine {
         }
     }
 
-    fn lanes_in_flight(&self) -> impl Iterator<Item = (Id, LinkId)> {
-        self.requests
-            .values()
-            .filter_map(|request| match request.purpose {
-                AttachPurpose::Lane { tunnel } => Some((tunnel, request.link)),
-                _ => None,
-            })
+    /// Returns the link of each request for a lane of this tunnel that has no outcome.
+    pub(super) fn lanes_in_flight(&self, tunnel: Id) -> impl Iterator<Item = LinkId> {
+        let is_lane = move |purpose: AttachPurpose| {
+            purpose == AttachPurpose::Lane { tunnel }
+                || purpose == AttachPurpose::RequestedLane { tunnel }
+        };
+        let requests = self.requests.values();
+        requests
+            .filter(move |request| is_lane(request.purpose))
+            .map(|request| request.link)
     }
 }

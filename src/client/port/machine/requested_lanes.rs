@@ -2,7 +2,8 @@
 //! the master loses packets. A client link then carries several lanes of a tunnel. The master
 //! leads each to the server's link with the fewest channels.
 //!
-//! The machine of the port bounds the number, and changes it once a second at most.
+//! The machine of the port bounds the number, and changes it once a second at most. Each further
+//! link of the client gets a lane in any case (see `lanes`), so this module leaves room for those.
 
 use std::{
     collections::BTreeMap,
@@ -84,7 +85,7 @@ impl PortMachine {
         let attached: Vec<(Id, TunnelView)> = self
             .tunnels
             .iter()
-            .filter(|entry| entry.is_attached())
+            .filter(|entry| entry.accepts_lanes())
             .map(|entry| (entry.id, entry.view))
             .collect();
         let links: Vec<LinkId> = self
@@ -98,7 +99,12 @@ impl PortMachine {
     }
 
     fn ensure_lanes_of(&mut self, tunnel: Id, view: &TunnelView, links: &[LinkId], now: Instant) {
-        let in_flight = self.lane_requests_of(tunnel);
+        let in_flight = self.lanes_in_flight(tunnel).count();
+        // Their lanes are requested after a wait, or when the links are up.
+        let waiting: Vec<LinkId> = self
+            .links_without_lane(tunnel, view.further_lanes)
+            .collect();
+        let reserved = waiting.len() + self.links_to_come();
         let Some(lanes) = self.requested.of(tunnel, view.requested_lanes, now) else {
             return;
         };
@@ -108,8 +114,12 @@ impl PortMachine {
             self.actions.push(PortAction::LeaveLanes { tunnel, keep });
             return;
         }
-        let missing = lanes.target.saturating_sub(view.lanes + in_flight);
-        if missing == 0 || links.is_empty() {
+        let missing = lanes
+            .target
+            .saturating_sub(view.lanes + in_flight + reserved);
+        let is_open = |link: &&LinkId| !waiting.contains(*link);
+        let open: Vec<LinkId> = links.iter().filter(is_open).copied().collect();
+        if missing == 0 || open.is_empty() {
             return;
         }
         if lanes.request_at > now {
@@ -120,7 +130,7 @@ impl PortMachine {
         lanes.request_at = now + LANE_CHANGE;
         let first = self.requested.requests;
         self.requested.requests = first.wrapping_add(missing);
-        let turn = links.iter().cycle().skip(first % links.len());
+        let turn = open.iter().cycle().skip(first % open.len());
         for link in turn.take(missing) {
             self.attach(*link, AttachPurpose::RequestedLane { tunnel }, now);
         }
@@ -148,14 +158,10 @@ impl PortMachine {
         self.requested.tunnels.remove(&tunnel);
     }
 
-    /// Returns how many requests for lanes of a tunnel have no outcome.
-    fn lane_requests_of(&self, tunnel: Id) -> usize {
-        let purposes = self.requests.values().map(|request| request.purpose);
-        purposes
-            .filter(|purpose| {
-                *purpose == AttachPurpose::Lane { tunnel }
-                    || *purpose == AttachPurpose::RequestedLane { tunnel }
-            })
-            .count()
+    /// Lets the lanes of a tunnel that has lost all of them be requested without a wait.
+    pub(super) fn request_lanes_at_once(&mut self, tunnel: Id, now: Instant) {
+        if let Some(lanes) = self.requested.tunnels.get_mut(&tunnel) {
+            lanes.request_at = now;
+        }
     }
 }

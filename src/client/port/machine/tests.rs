@@ -129,6 +129,7 @@ fn view(phase: TunnelPhase) -> TunnelView {
     TunnelView {
         phase,
         further_lanes: Slots::default(),
+        accepts_lanes: matches!(phase, TunnelPhase::Attached { .. }),
         lanes: 1,
         requested_lanes: 1,
         has_lane_to_leave: false,

@@ -127,3 +127,120 @@ fn a_move_request_reaches_only_a_client_on_that_link() {
         "the lane that the server asked to leave"
     );
 }
+
+/// Lets an end take over with the message that the peer's candidate sent.
+fn take_over(
+    now: Moment,
+    end: &mut End,
+    attempt: u64,
+    kind: TakeoverKind,
+    from_peer: VecDeque<Bytes>,
+) {
+    end.take_over(now, attempt, kind);
+    end.receive(now, attempt, from_peer);
+    end.settle();
+}
+
+/// Ends the lane of an attempt without MOVED.
+fn cut(now: Moment, end: &mut End, attempt: u64) {
+    let why = Notice::new(Code::PeerLost, "cut");
+    end.core.attachment_lost(now, attempt, why);
+    end.settle();
+}
+
+/// Returns how often an end has reported a resumption.
+fn resumptions(end: &End) -> usize {
+    let is_resumed = |event: &&TunnelEvent| matches!(event, TunnelEvent::Resumed { .. });
+    end.events.iter().filter(is_resumed).count()
+}
+
+#[test]
+fn lanes_join_a_resumed_tunnel_when_the_server_has_taken_over_too() {
+    let now = Moment::now();
+    let (mut client, mut server, _) = attached(now);
+    for end in [&mut client, &mut server] {
+        cut(now, end, FIRST_ATTEMPT);
+    }
+    let (attempt, kind) = (client.core.next_attempt(), TakeoverKind::Resume);
+    assert_eq!(server.core.admit(attempt, false), Ok(kind));
+    let [from_client, from_server] = first_messages(now, &mut client, &mut server, attempt, kind);
+    take_over(now, &mut client, attempt, kind, from_server);
+    // The client's message is still under way.
+    let early = client.core.next_attempt();
+    assert_eq!(server.core.admit(early, true), Ok(kind), "not a lane");
+    assert!(client.core.can_join() && !client.core.accepts_lanes());
+    assert_eq!(client.lanes_accepted, 0);
+    take_over(now, &mut server, attempt, kind, from_client);
+    // No stream has anything to send.
+    exchange(now, &mut client, &mut server, attempt);
+    assert!(client.core.accepts_lanes());
+    assert_eq!((client.lanes_accepted, server.lanes_accepted), (1, 0));
+    for _ in 0..3 {
+        join(now, &mut client, &mut server);
+    }
+    assert_eq!((client.core.lanes(), server.core.lanes()), (4, 4));
+    assert_eq!((resumptions(&client), resumptions(&server)), (1, 1));
+}
+
+#[test]
+fn lanes_join_a_new_tunnel_when_the_server_has_taken_over_too() {
+    let now = Moment::now();
+    let mut client = End::new(TunnelSide::Client, now);
+    let mut server = End::new(TunnelSide::Server, now);
+    let kind = TakeoverKind::Resume;
+    let [from_client, from_server] =
+        first_messages(now, &mut client, &mut server, FIRST_ATTEMPT, kind);
+    take_over(now, &mut client, FIRST_ATTEMPT, kind, from_server);
+    assert!(client.core.can_join() && !client.core.accepts_lanes());
+    take_over(now, &mut server, FIRST_ATTEMPT, kind, from_client);
+    exchange(now, &mut client, &mut server, FIRST_ATTEMPT);
+    assert!(client.core.accepts_lanes());
+    join(now, &mut client, &mut server);
+}
+
+#[test]
+fn a_lane_that_joined_after_the_loss_of_the_others_is_awaited_at_the_server_too() {
+    let now = Moment::now();
+    let (mut client, mut server, _) = attached(now);
+    resume(now, &mut client, &mut server);
+    assert!(client.core.accepts_lanes());
+    let (attempt, kind) = (client.core.next_attempt(), TakeoverKind::Join);
+    assert_eq!(server.core.admit(attempt, true), Ok(kind));
+    let [from_client, from_server] = first_messages(now, &mut client, &mut server, attempt, kind);
+    // The server does not know of the loss, and answers PING on the lane that is lost.
+    cut(now, &mut client, attempt - 1);
+    take_over(now, &mut client, attempt, kind, from_server);
+    assert!(!client.core.accepts_lanes());
+    take_over(now, &mut server, attempt, kind, from_client);
+    exchange(now, &mut client, &mut server, attempt);
+    assert!(client.core.accepts_lanes());
+    assert_eq!(client.lanes_accepted, 2);
+}
+
+#[test]
+fn the_later_of_two_resumptions_wins_in_any_order_of_their_messages() {
+    for is_later_first in [false, true] {
+        let now = Moment::now();
+        let (_, mut server, _) = attached(now);
+        cut(now, &mut server, FIRST_ATTEMPT);
+        // Without a lane, a lane that would join resumes the tunnel.
+        for (attempt, joins) in [(1, false), (2, true)] {
+            let admitted = server.core.admit(attempt, joins);
+            assert_eq!(admitted, Ok(TakeoverKind::Resume));
+        }
+        if is_later_first {
+            server.take_over(now, 2, TakeoverKind::Resume);
+            let earlier = server.core.admit(1, false);
+            assert_eq!(earlier, Err(AdmitError::Superseded));
+            let handle: Channel = TestChannel::new();
+            let refused = server.core.take_over(now, 1, handle, TakeoverKind::Resume);
+            assert_eq!(refused.map_err(|notice| notice.code), Err(Code::Superseded));
+        } else {
+            let earlier = server.take_over(now, 1, TakeoverKind::Resume);
+            assert_eq!(server.core.admit(3, true), Ok(TakeoverKind::Join));
+            server.take_over(now, 2, TakeoverKind::Resume);
+            assert_eq!(earlier.closes(), [Code::Superseded]);
+        }
+        assert_eq!(server.core.lanes(), 1);
+    }
+}

@@ -81,6 +81,8 @@ struct End {
     core: TunnelCore,
     events: Vec<TunnelEvent>,
     statuses: Vec<TunnelStatus>,
+    /// How often the client was woken because further lanes can join.
+    lanes_accepted: usize,
     is_finished: bool,
 }
 
@@ -104,6 +106,7 @@ impl End {
             core: TunnelCore::new(side, Duration::from_secs(60), mux, now),
             events: Vec::new(),
             statuses: Vec::new(),
+            lanes_accepted: 0,
             is_finished: false,
         }
     }
@@ -114,6 +117,7 @@ impl End {
         let effects = self.core.poll_effects();
         self.events.extend(effects.events);
         self.statuses.extend(effects.status);
+        self.lanes_accepted += usize::from(effects.accepts_lanes);
         self.is_finished |= effects.is_finished;
         for channel in effects.ready {
             channel.ready();
@@ -182,15 +186,27 @@ fn exchange(now: Moment, client: &mut End, server: &mut End, attempt: u64) {
     }
 }
 
+/// Returns the message of each end, while its attachment is a candidate: the client's first.
+fn first_messages(
+    now: Moment,
+    client: &mut End,
+    server: &mut End,
+    attempt: u64,
+    kind: TakeoverKind,
+) -> [VecDeque<Bytes>; 2] {
+    [client, server].map(|end| {
+        let mut first = BytesMut::new();
+        end.core
+            .write_first_message(now.awake, attempt, kind, &mut first);
+        VecDeque::from([first.freeze()])
+    })
+}
+
 /// Resumes a tunnel on a new pair of channels.
 fn resume(now: Moment, client: &mut End, server: &mut End) {
     let attempt = client.core.next_attempt();
-    let [from_client, from_server] = [&mut *client, &mut *server].map(|end| {
-        let mut first = BytesMut::new();
-        end.core
-            .write_first_message(now.awake, attempt, TakeoverKind::Resume, &mut first);
-        VecDeque::from([first.freeze()])
-    });
+    let [from_client, from_server] =
+        first_messages(now, client, server, attempt, TakeoverKind::Resume);
     for (end, received) in [(&mut *server, from_client), (&mut *client, from_server)] {
         end.take_over(now, attempt, TakeoverKind::Resume);
         end.receive(now, attempt, received);

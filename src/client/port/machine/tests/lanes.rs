@@ -122,3 +122,34 @@ fn a_lane_that_could_not_be_left_at_first_is_left_when_others_carry_on() {
     let lost = port.changed(current, to_leave(view(TunnelPhase::Lost { since, code })));
     assert!(!lost.contains(&leave[0]), "{lost:?}");
 }
+
+#[test]
+fn lanes_join_a_resumed_tunnel_when_the_server_carries_it_too() {
+    let (mut port, current) = Port::attached();
+    port.on(PortEvent::LinkEnded(link(1)));
+    port.lost(current, Code::PeerLost);
+    for (slot, number) in [(1, 11), (2, 12)] {
+        assert_eq!(port.on(further(slot, number)), []);
+    }
+    let resumed = port.link(2);
+    let at_client_alone = TunnelView {
+        accepts_lanes: false,
+        ..attached_on(2)
+    };
+    assert_eq!(port.changed(current, at_client_alone), [ready(current)]);
+    assert_eq!(port.done(request_of(&resumed), AttachResult::Resumed), []);
+    let requested = port.changed(current, attached_on(2));
+    let both = [(lane(current), link(11)), (lane(current), link(12))];
+    assert_eq!(attaches(&requested), both, "at once");
+}
+
+#[test]
+fn lanes_that_were_lost_with_the_tunnel_join_again_without_a_wait() {
+    let (mut port, current) = Port::attached();
+    let requested = port.on(further(1, 11));
+    port.changed(current, with_lanes(attached_on(1), &[1]));
+    port.done(request_of(&requested), AttachResult::Resumed);
+    port.lost(current, Code::PeerLost);
+    let again = port.changed(current, attached_on(1));
+    assert_eq!(attaches(&again[..1]), [(lane(current), link(11))]);
+}

@@ -76,7 +76,14 @@ impl<'a> World<'a> {
         let slot = self.random.usize(1..4);
         let link = link(1_000_000 + self.further_links.len() as u64);
         self.further_links.push(link);
-        self.port.on(PortEvent::FurtherLinkUp { slot, link })
+        let mut actions = Vec::new();
+        if self.random.bool() {
+            actions = self.port.on(PortEvent::FurtherLinkBegins { slot, link });
+        }
+        if self.random.bool() {
+            actions.extend(self.port.on(PortEvent::FurtherLinkUp { slot, link }));
+        }
+        actions
     }
 
     fn further_link_down(&mut self) -> Vec<PortAction> {
@@ -134,6 +141,7 @@ impl<'a> World<'a> {
         let view = TunnelView {
             phase,
             further_lanes: (1..4).filter(|_| self.random.bool()).collect(),
+            accepts_lanes: self.random.u8(..4) > 0,
             lanes: self.random.usize(..6),
             requested_lanes: self.random.usize(..20),
             has_lane_to_leave: self.random.bool(),

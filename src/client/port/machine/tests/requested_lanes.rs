@@ -1,7 +1,7 @@
 //! Lanes that the server asks for.
 
 use super::*;
-use crate::client::port::machine::requested_lanes::LANE_CHANGE;
+use crate::client::port::machine::{lanes::LANE_RETRY, requested_lanes::LANE_CHANGE};
 
 fn lane(tunnel: TestTunnel) -> AttachPurpose {
     AttachPurpose::RequestedLane { tunnel: tunnel.id }
@@ -18,6 +18,21 @@ fn with(lanes: usize, requested_lanes: usize) -> TunnelView {
         lanes,
         requested_lanes,
         ..attached_on(1)
+    }
+}
+
+fn further(slot: usize, number: u64) -> PortEvent {
+    PortEvent::FurtherLinkUp {
+        slot,
+        link: link(number),
+    }
+}
+
+/// The view of a tunnel that has a lane on the link of slot 1 too.
+fn on_both(lanes: usize, requested_lanes: usize) -> TunnelView {
+    TunnelView {
+        further_lanes: [1].into_iter().collect(),
+        ..with(lanes, requested_lanes)
     }
 }
 
@@ -83,15 +98,7 @@ fn failed_lanes_are_requested_again_after_a_second() {
 #[test]
 fn several_links_carry_them_in_turn_and_keep_one_each() {
     let (mut port, current) = Port::attached();
-    let further = PortEvent::FurtherLinkUp {
-        slot: 1,
-        link: link(11),
-    };
-    let first = port.on(further);
-    let on_both = |lanes, requested_lanes| TunnelView {
-        further_lanes: [1].into_iter().collect(),
-        ..with(lanes, requested_lanes)
-    };
+    let first = port.on(further(1, 11));
     port.changed(current, on_both(2, 1));
     port.done(request_of(&first), AttachResult::Resumed);
     let requested = port.changed(current, on_both(2, 4));
@@ -119,4 +126,102 @@ fn a_lost_tunnel_gets_its_lanes_back_when_it_is_resumed() {
     assert_eq!(attaches(&resumed), [(resume(current), link(1))]);
     let again = port.changed(current, with(1, 2));
     assert_eq!(attaches(&again[..1]), [(lane(current), link(1))]);
+}
+
+/// A port with two links, whose tunnel has a lane on each of them and two more, as its server asks.
+fn with_four_lanes() -> (Port, TestTunnel) {
+    let (mut port, current) = Port::attached();
+    let first = port.on(further(1, 11));
+    port.changed(current, on_both(2, 1));
+    port.done(request_of(&first), AttachResult::Resumed);
+    let requested = port.changed(current, on_both(2, 4));
+    port.changed(current, on_both(4, 4));
+    for request in requests_of(&requested) {
+        port.done(request, AttachResult::Resumed);
+    }
+    port.wait(60 * SECOND);
+    (port, current)
+}
+
+#[test]
+fn a_link_that_lost_its_lane_gets_the_replacement() {
+    let (mut port, current) = with_four_lanes();
+    // The lanes on link 1 remain.
+    assert_eq!(port.changed(current, with(3, 4)), [], "no second lane");
+    let again = port.wait(LANE_RETRY);
+    let further_lane = AttachPurpose::Lane { tunnel: current.id };
+    assert_eq!(attaches(&again), [(further_lane, link(11))]);
+    assert_eq!(port.changed(current, on_both(4, 4)), []);
+    port.done(request_of(&again), AttachResult::Resumed);
+    assert_eq!(port.wait(60 * SECOND), [], "none is left again");
+}
+
+#[test]
+fn a_lane_under_way_on_a_link_is_the_lane_of_that_link() {
+    let (mut port, current) = Port::attached();
+    let first = port.on(further(1, 11));
+    port.changed(current, on_both(2, 1));
+    port.done(request_of(&first), AttachResult::Resumed);
+    let requested = port.changed(current, on_both(2, 4));
+    let each = [(lane(current), link(1)), (lane(current), link(11))];
+    assert_eq!(attaches(&requested), each);
+    // The first lane on link 11 is lost while its second one is under way.
+    assert_eq!(port.changed(current, with(1, 4)), []);
+    let later = port.wait(LANE_RETRY + LANE_CHANGE);
+    let is_requested = |(purpose, _): &(AttachPurpose, LinkId)| *purpose == lane(current);
+    assert!(attaches(&later).iter().all(is_requested), "{later:?}");
+}
+
+#[test]
+fn a_link_that_is_being_established_has_room_for_its_lane() {
+    let (mut port, current) = Port::attached();
+    let begins = PortEvent::FurtherLinkBegins {
+        slot: 1,
+        link: link(11),
+    };
+    assert_eq!(port.on(begins), []);
+    let requested = port.changed(current, with(1, 3));
+    assert_eq!(attaches(&requested), [(lane(current), link(1))]);
+    port.changed(current, with(2, 3));
+    port.done(request_of(&requested), AttachResult::Resumed);
+    let further_lane = AttachPurpose::Lane { tunnel: current.id };
+    let last = port.on(further(1, 11));
+    assert_eq!(attaches(&last), [(further_lane, link(11))]);
+    assert_eq!(port.changed(current, on_both(3, 3)), []);
+    port.done(request_of(&last), AttachResult::Resumed);
+    assert_eq!(port.wait(60 * SECOND), []);
+}
+
+#[test]
+fn a_link_that_fails_to_join_leaves_its_room_to_another_lane() {
+    let (mut port, current) = Port::attached();
+    let begins = PortEvent::FurtherLinkBegins {
+        slot: 1,
+        link: link(11),
+    };
+    port.on(begins);
+    assert_eq!(port.changed(current, with(1, 2)), []);
+    let requested = port.on(PortEvent::LinkEnded(link(11)));
+    assert_eq!(attaches(&requested), [(lane(current), link(1))]);
+}
+
+#[test]
+fn requested_lanes_join_a_resumed_tunnel_when_the_server_carries_it_too() {
+    let (mut port, current) = Port::attached();
+    let at_client_alone = TunnelView {
+        accepts_lanes: false,
+        ..with(1, 3)
+    };
+    assert_eq!(port.changed(current, at_client_alone), []);
+    let requested = port.changed(current, with(1, 3));
+    assert_eq!(attaches(&requested), [(lane(current), link(1)); 2]);
+    // The whole tunnel is lost and resumed at once: the lanes do not wait either.
+    for request in requests_of(&requested) {
+        port.done(request, AttachResult::Resumed);
+    }
+    port.changed(current, with(3, 3));
+    port.lost(current, Code::PeerLost);
+    assert_eq!(port.changed(current, at_client_alone), [ready(current)]);
+    let again = port.changed(current, with(1, 3));
+    assert_eq!(attaches(&again), [(lane(current), link(1)); 2]);
 }
