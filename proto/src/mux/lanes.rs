@@ -44,7 +44,7 @@ impl LaneLoad {
     }
 }
 
-/// The most reports of lost lanes that an end remembers. Older ones are repeated reports at most.
+/// The most reports of lost lanes that an end remembers (PROTOCOL 12). Older ones are repetitions.
 const REPORTS_MAX: usize = 256;
 
 /// The lanes of a tunnel.
