@@ -159,7 +159,7 @@ diagnosis_codes! {
         ProxyCannotReachMaster = "proxy_cannot_reach_master",
         /// The port belongs to a web server, or to a proxy without CONNECT.
         ProxyWithoutTunnels = "proxy_without_tunnels",
-        /// The proxy limits the request rate.
+        /// The proxy limits the request rate, or has no room for another connection now.
         ProxyRateLimited = "proxy_rate_limited",
         /// The proxy refuses the tunnel for another reason.
         ProxyRefused = "proxy_refused",

@@ -1,6 +1,9 @@
 //! The resource limits of a master, the definition of a party, and the numbers of links.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
 
 use crate::config::MasterLimitsConfig;
 
@@ -50,6 +53,10 @@ const RESERVED_DESCRIPTORS: usize = 64;
 /// The most connections without a place that a master answers at a time. Each takes a descriptor for
 /// a short time.
 pub(crate) const MAX_REFUSALS: usize = 32;
+
+/// How long a master without room asks its peers to stay away: long enough for places to become
+/// free, and a part of the resume timeout, so that streams survive a few refusals.
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(20);
 
 /// The fraction of `links` that may be refused with an answer: one part in this many.
 pub(crate) const REFUSAL_DIVISOR: usize = 64;

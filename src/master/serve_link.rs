@@ -13,7 +13,7 @@ use super::{
     admission::{AdmissionError, ConnectionPermit},
     auth::AuthError,
     handshakes::HandshakePermit,
-    limits::{LinkNumber, party},
+    limits::{LinkNumber, RETRY_AFTER, party},
     registry::{AuthenticatedLink, Superseded},
     router::{LinkRef, Router, now},
     shared::{MasterShared, shutdown_notice},
@@ -127,14 +127,15 @@ async fn establish(
     let place = permit.become_link(role, &link.outbox);
     if let Err(error) = place.map(|place| link.set_place(place)) {
         log_over_limit(shared, &error);
-        refuse_with(socket, Code::Limit, error.to_string()).await;
+        authenticate::refuse(socket, &over_limit(&error)).await;
         return None;
     }
     let registration = match Registration::enter(&shared.router, &link, &hello) {
         Ok(registration) => registration,
         Err(superseded) => {
             log_superseded(shared, &hello.claims, superseded);
-            refuse_with(socket, Code::Superseded, superseded.to_string()).await;
+            let reason = superseded.to_string();
+            authenticate::refuse(socket, &Notice::new(Code::Superseded, reason)).await;
             return None;
         }
     };
@@ -149,6 +150,12 @@ async fn establish(
             link,
             registration,
         })
+}
+
+/// Returns the notice for a client for which there is no place. The master learns only from HELLO that
+/// the peer is a client, so it cannot answer 503.
+fn over_limit(error: &AdmissionError) -> Notice {
+    Notice::new(Code::Limit, error.to_string()).with_retry_after(RETRY_AFTER)
 }
 
 fn log_over_limit(shared: &MasterShared, error: &AdmissionError) {
@@ -167,10 +174,6 @@ fn log_superseded(shared: &MasterShared, claims: &Claims, superseded: Superseded
     shared
         .log_limit
         .log(|left_out| info!(%instance, %slot, epoch, left_out, "link refused: {superseded}"));
-}
-
-async fn refuse_with(socket: MessageSocket, code: Code, reason: String) {
-    authenticate::refuse(socket, &Notice::new(code, reason)).await;
 }
 
 /// Logs that a link is up. Returns whether the limit admitted the line.

@@ -2,7 +2,7 @@
 //! services that may answer instead of a master, and the socket at the end that accepts.
 
 mod refusal;
-mod retry_after;
+pub(super) mod retry_after;
 
 use std::{fmt, io};
 

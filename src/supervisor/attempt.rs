@@ -63,12 +63,14 @@ pub(super) enum AttemptOutcome {
 }
 
 impl AttemptOutcome {
-    /// Returns how long the master, or a gateway in front of it, asks to wait before the next
+    /// Returns how long the master, or a gateway or proxy on the path, asks to wait before the next
     /// attempt.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
             AttemptOutcome::Dial(error) => error.retry_after(),
-            _ => None,
+            AttemptOutcome::Join(error) => error.retry_after(),
+            AttemptOutcome::Link { reason, .. } => reason.retry_after(),
+            AttemptOutcome::Cancelled => None,
         }
     }
 }

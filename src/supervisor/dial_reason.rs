@@ -50,22 +50,22 @@ pub(super) fn log_failure(
     is_additional: bool,
 ) {
     let rests_ms = rest.as_millis() as u64;
+    let retry_after_s = outcome.retry_after().map(|wait| wait.as_secs());
     match outcome {
         AttemptOutcome::Dial(error) => {
             let code = error.diagnosis().code;
-            let retry_after_s = outcome.retry_after().map(|wait| wait.as_secs());
             log_link!(is_additional, warn, %master, rests_ms, retry_after_s, %code, "cannot reach the master: {error}");
         }
         AttemptOutcome::Join(error) if error.is_retryable() => {
             let code = error.code();
-            log_link!(is_additional, warn, %master, rests_ms, %code, "cannot join the master: {error}");
+            log_link!(is_additional, warn, %master, rests_ms, retry_after_s, %code, "cannot join the master: {error}");
         }
         AttemptOutcome::Join(error) => {
             let code = error.code();
             log_link!(is_additional, error, %master, rests_ms, %code, "cannot join the master: {error}");
         }
         AttemptOutcome::Link { reason, .. } => {
-            log_link!(is_additional, warn, %master, rests_ms, "the link was lost: {reason}");
+            log_link!(is_additional, warn, %master, rests_ms, retry_after_s, "the link was lost: {reason}");
         }
         AttemptOutcome::Cancelled => debug!(%master, "the link was closed"),
     }

@@ -2,8 +2,8 @@
 //! the links moved and lost. [`LinkDemand`] decides.
 //!
 //! A busy role is sampled twice a second. A query takes 15 to 40 microseconds for each link, and does
-//! not wait (`net::tcp_stats`). An idle role costs no query: the monitor compares the counters of
-//! the outboxes, which are a few loads, in five seconds.
+//! not wait (`net::tcp_stats`). An idle role costs no query: every five seconds the monitor compares
+//! the counters of the outboxes, which are a few loads.
 
 use std::time::Duration;
 
@@ -361,16 +361,20 @@ mod tests {
     }
 
     /// Runs the monitor for `rest`, and then for `time` over a path with one loss in 50 segments. Each
-    /// of the wanted links sends `segments` a second. Returns the numbers wanted, and how often the
-    /// links were read.
-    async fn run(rest: Duration, time: Duration, segments: u32) -> (Vec<usize>, usize) {
+    /// of the wanted links sends `segments` a second. Returns the numbers wanted, how often the links
+    /// were read, and how often the monitor woke up.
+    async fn run(rest: Duration, time: Duration, segments: u32) -> (Vec<usize>, usize, usize) {
         let (links, reads, start) = (Cell::new(1_u16), Cell::new(0), Instant::now() + rest);
+        let wakes = Cell::new(0);
         let mut numbers = Vec::new();
         let sent_now = || {
             let time = Instant::now().saturating_duration_since(start);
             (time.as_secs_f64() * f64::from(segments)) as u32
         };
-        let moved = || u64::from(links.get()) * u64::from(sent_now()) * 1448;
+        let moved = || {
+            wakes.set(wakes.get() + 1);
+            u64::from(links.get()) * u64::from(sent_now()) * 1448
+        };
         let read = || {
             reads.set(reads.get() + 1);
             (0..links.get())
@@ -382,30 +386,31 @@ mod tests {
             numbers.push(n);
         });
         assert!(tokio::time::timeout(rest + time, watch).await.is_err());
-        (numbers, reads.get())
+        (numbers, reads.get(), wakes.get())
     }
 
     #[tokio::test(start_paused = true)]
     async fn lossy_transfer_wants_more_links() {
-        let (numbers, reads) = run(Duration::ZERO, Duration::from_secs(60), 200).await;
+        let (numbers, reads, _) = run(Duration::ZERO, Duration::from_secs(60), 200).await;
         assert_eq!(numbers, [4, 8]);
         assert!((115..=120).contains(&reads), "{reads} reads");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn idle_role_is_not_read() {
+    async fn idle_role_is_not_read_and_rarely_wakes_up() {
         for segments in [0, 1] {
             let hour = Duration::from_secs(3600);
-            let (numbers, reads) = run(Duration::ZERO, hour, segments).await;
+            let (numbers, reads, wakes) = run(Duration::ZERO, hour, segments).await;
             assert!(numbers.is_empty());
             assert_eq!(reads, QUIET_SAMPLES as usize + 1, "reads in an hour");
+            assert!((720..=810).contains(&wakes), "{wakes} wakes in an hour");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn transfer_after_a_rest_is_sampled() {
         let hour = Duration::from_secs(3600);
-        let (numbers, reads) = run(hour, Duration::from_secs(60), 200).await;
+        let (numbers, reads, _) = run(hour, Duration::from_secs(60), 200).await;
         assert_eq!(numbers, [4, 8]);
         assert!((105..=126).contains(&reads), "{reads} reads");
     }

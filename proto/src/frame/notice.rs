@@ -1,8 +1,10 @@
 //! The reason why a channel or a link ends: a code for the program and a text for people.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
+
+use crate::constants::RETRY_AFTER_MAX;
 
 /// The maximum length of a reason in bytes, sent or received: one or two lines.
 pub const MAX_REASON: usize = 512;
@@ -62,6 +64,11 @@ pub struct Notice {
     /// The text for people. It never contains a key or payload.
     #[serde(default)]
     pub reason: String,
+    /// In ERROR: for how many seconds the role should not return. `None` is no advice.
+    ///
+    /// Earlier versions ignore it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_seconds: Option<u64>,
 }
 
 impl Notice {
@@ -71,7 +78,23 @@ impl Notice {
         Notice {
             code,
             reason: reason.into(),
+            retry_after_seconds: None,
         }
+    }
+
+    /// Returns the notice with the advice not to return before this time, in whole seconds.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after_seconds = Some(wait.as_secs());
+        self
+    }
+
+    /// Returns how long the sender of an ERROR asks the role to wait before its next attempt, at
+    /// most [`RETRY_AFTER_MAX`].
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after_seconds
+            .map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
     }
 
     /// Returns the notice with its reason on one line and at most [`MAX_REASON`] bytes long.
@@ -95,6 +118,7 @@ impl Notice {
         Notice {
             code: self.code,
             reason,
+            retry_after_seconds: self.retry_after_seconds,
         }
     }
 }
@@ -105,6 +129,46 @@ impl fmt::Display for Notice {
             write!(formatter, "{}", self.code)
         } else {
             write!(formatter, "{}: {}", self.code, self.reason)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(notice: &Notice) -> String {
+        serde_json::to_string(notice).unwrap()
+    }
+
+    fn read(text: &str) -> Notice {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn notices_omit_the_advice_when_there_is_none() {
+        let usual = Notice::new(Code::Limit, "full");
+        assert_eq!(text(&usual), r#"{"code":"limit","reason":"full"}"#);
+        assert_eq!(usual.retry_after(), None);
+        let advised = usual.with_retry_after(Duration::from_secs(20));
+        assert!(text(&advised).contains(r#""retry_after_seconds":20"#));
+        for notice in [read(&text(&advised)), advised.sanitized()] {
+            assert_eq!(notice.retry_after(), Some(Duration::from_secs(20)));
+        }
+    }
+
+    #[test]
+    fn advice_is_bounded() {
+        for (seconds, wait) in [
+            (0, Duration::ZERO),
+            (600, RETRY_AFTER_MAX),
+            (601, RETRY_AFTER_MAX),
+            (u64::MAX, RETRY_AFTER_MAX),
+        ] {
+            let notice = read(&format!(
+                r#"{{"code":"limit","retry_after_seconds":{seconds}}}"#
+            ));
+            assert_eq!(notice.retry_after(), Some(wait), "{seconds} s");
         }
     }
 }

@@ -44,7 +44,7 @@ impl LaneLoad {
     }
 }
 
-/// The most reports of lost lanes that an end remembers. Older ones are repeated reports at most.
+/// The most reports of lost lanes that an end remembers (PROTOCOL 12). Older ones are repetitions.
 const REPORTS_MAX: usize = 256;
 
 /// The lanes of a tunnel.
@@ -173,7 +173,9 @@ impl Lanes {
     fn on_report(&mut self, lane: LaneId) -> bool {
         let oldest = self.reported_by_peer.first().copied();
         let is_full = self.reported_by_peer.len() >= REPORTS_MAX;
-        if is_full && oldest.is_some_and(|oldest| lane < oldest) {
+        // A live lane was never reported, however many later ones were.
+        let is_live = self.is_live(lane);
+        if is_full && !is_live && oldest.is_some_and(|oldest| lane < oldest) {
             return false;
         }
         if is_full {
@@ -208,10 +210,15 @@ impl Mux {
         self.reschedule();
     }
 
-    /// Forgets a lane that has delivered everything in both directions.
+    /// Forgets a lane that has delivered everything in both directions. Streams whose OPEN left on
+    /// it may use the other lanes, even if the peer has sent nothing about them.
     pub fn remove_lane(&mut self, lane: LaneId) {
         self.lanes.remove(lane);
         self.lane_flows.remove(lane);
+        for stream in self.streams.values_mut() {
+            stream.open_state.confirm_on(lane);
+        }
+        self.schedule_confirmed();
         self.reschedule();
     }
 
@@ -354,7 +361,7 @@ impl Mux {
         }
     }
 
-    /// Schedules the streams that waited for the peer to confirm their OPEN.
+    /// Schedules the streams that waited until the peer knows their OPEN.
     pub(super) fn schedule_confirmed(&mut self) {
         if self.awaiting_open.is_empty() {
             return;

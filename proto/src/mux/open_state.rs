@@ -73,6 +73,13 @@ impl OpenState {
         }
     }
 
+    /// Records that everything that was sent on `lane` has arrived, OPEN included.
+    pub(super) fn confirm_on(&mut self, lane: LaneId) {
+        if matches!(self, OpenState::Sent(_, open_lane) if *open_lane == lane) {
+            *self = OpenState::Confirmed;
+        }
+    }
+
     /// Applies the peer's list after a resumption. `seen` tells whether the peer has received the
     /// OPEN.
     pub(super) fn resume(&mut self, seen: bool) {

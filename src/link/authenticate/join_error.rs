@@ -81,6 +81,25 @@ impl JoinError {
         }
     }
 
+    /// Returns how long the master asks to wait before the next attempt.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            JoinError::Unauthorized(notice)
+            | JoinError::Throttled(notice)
+            | JoinError::Superseded(notice)
+            | JoinError::Limit(notice)
+            | JoinError::Refused(notice) => notice.retry_after(),
+            JoinError::NotAMaster
+            | JoinError::Version { .. }
+            | JoinError::FalseMaster
+            | JoinError::TimedOut { .. }
+            | JoinError::Closed { .. }
+            | JoinError::Protocol(_)
+            | JoinError::Socket(_) => None,
+        }
+    }
+
     /// Returns the evidence and the remedy.
     #[must_use]
     pub fn diagnosis(&self) -> Diagnosis {
@@ -111,7 +130,12 @@ impl JoinError {
             JoinError::Superseded(notice) => {
                 format!("a newer link of this instance is up ({notice})")
             }
-            JoinError::Limit(notice) => format!("a limit of the master is reached ({notice})"),
+            JoinError::Limit(notice) => {
+                let wait = notice.retry_after().map(|wait| wait.as_secs());
+                let wait = wait.map(|seconds| format!(", return in {seconds} s"));
+                let wait = wait.unwrap_or_default();
+                format!("a limit of the master is reached ({notice}{wait})")
+            }
             JoinError::Refused(notice) => format!("the master refused the link ({notice})"),
             JoinError::TimedOut { awaited, after } => format!(
                 "no {awaited} from the master within {} s",

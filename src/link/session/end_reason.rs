@@ -38,6 +38,15 @@ impl EndReason {
             EndReason::ConnectionLost(error) => Notice::new(Code::PeerLost, error.to_string()),
         }
     }
+
+    /// Returns how long the peer asks to wait before the next attempt.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            EndReason::PeerError(notice) => notice.retry_after(),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for EndReason {

@@ -23,7 +23,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    limits::{MasterLimits, party},
+    limits::{MasterLimits, RETRY_AFTER, party},
     shares::Shares,
 };
 use crate::link::Outbox;
@@ -203,10 +203,11 @@ impl Places {
         match &place.outbox {
             None => place.evicted.cancel(),
             Some(outbox) => {
-                outbox.end(Notice::new(
+                let full = Notice::new(
                     Code::Limit,
                     "the master is full, and this link has no tunnel",
-                ));
+                );
+                outbox.end(full.with_retry_after(RETRY_AFTER));
                 place.class = Class::Evicted;
                 self.occupied.insert(number, place);
             }

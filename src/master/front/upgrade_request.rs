@@ -1,17 +1,13 @@
 //! The answers to a role's upgrade: 101, or 503 from a master without room.
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{io, net::IpAddr};
 
 use bytes::Bytes;
 use http::StatusCode;
 use tokio::io::AsyncWriteExt;
 
 use super::static_site::{page_text, title};
-use crate::net::websocket::ByteStream;
-
-/// How long a master without room asks its peers to stay away: long enough for places to become
-/// free, and a part of the resume timeout, so that streams survive a few refusals.
-const RETRY_AFTER: Duration = Duration::from_secs(20);
+use crate::{master::limits::RETRY_AFTER, net::websocket::ByteStream};
 
 /// A role's upgrade that the master has not answered yet.
 pub(in crate::master) struct UpgradeRequest<S> {

@@ -10,7 +10,11 @@ use super::{
 };
 use crate::{
     link::channel::OpenError,
-    master::{account::ReserveError, channel_queue::Overflow, limits::LinkNumber},
+    master::{
+        account::ReserveError,
+        channel_queue::Overflow,
+        limits::{LinkNumber, RETRY_AFTER},
+    },
 };
 use report_proto::frame::{AttachHeader, Code, Frame, Notice};
 
@@ -130,10 +134,11 @@ impl Router {
         let Some(link) = link.filter(|link| link.account.mark_proven() > 0) else {
             return false;
         };
-        link.outbox.end(Notice::new(
+        let full = Notice::new(
             Code::Limit,
             "this link holds more of the master's memory than other links without a tunnel",
-        ));
+        );
+        link.outbox.end(full.with_retry_after(RETRY_AFTER));
         true
     }
 }

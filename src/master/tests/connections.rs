@@ -258,10 +258,33 @@ async fn client_without_a_tunnel_is_evicted_with_a_notice() {
         first.next().await,
         Frame::Error(Notice {
             code: Code::Limit,
+            retry_after_seconds: Some(20),
             ..
         })
     ));
     drop(master.server(9, &[PORT]).await);
+}
+
+#[tokio::test]
+async fn client_without_a_place_learns_when_to_return() {
+    let master = start_with(|parameters| {
+        (parameters.limits.links, parameters.limits.links_per_address) = (8, 8)
+    });
+    let mut server = master.server(9, &[PORT]).await;
+    let mut clients = Vec::new();
+    for instance in 1..=5 {
+        let mut client = master.client(instance).await;
+        client.attach(1, PORT).await;
+        server.answer().await;
+        client.expect_data(1, b"answer").await;
+        clients.push(client);
+    }
+    let refused = master.join(Role::Client, 6, 1, &[]).await;
+    let Err(JoinError::Limit(notice)) = refused else {
+        panic!("the clients with a tunnel use the whole client share")
+    };
+    assert_eq!(notice.retry_after(), Some(Duration::from_secs(20)));
+    drop((server, clients));
 }
 
 struct TestCertificate {

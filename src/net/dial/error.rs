@@ -115,7 +115,7 @@ impl DialError {
         }
     }
 
-    /// Returns how long the master, or a gateway in front of it, asks to wait before the next
+    /// Returns how long the master, or a gateway or proxy on the path, asks to wait before the next
     /// attempt.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -124,6 +124,10 @@ impl DialError {
                 source: UpgradeError::Refused(refusal),
                 ..
             } => refusal.retry_after,
+            DialError::Proxy {
+                source: ProxyError::Refused { retry_after, .. },
+                ..
+            } => *retry_after,
             _ => None,
         }
     }

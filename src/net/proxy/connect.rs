@@ -1,6 +1,8 @@
 //! HTTP CONNECT (RFC 9110, 9.3.6), repeated while the proxy requires further authentication, on one
 //! connection if the proxy keeps it open.
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty};
@@ -17,7 +19,7 @@ use super::{
 };
 use crate::net::{
     evidence::first_line,
-    upgrade::{MAX_FIELDS, MAX_HEAD},
+    upgrade::{MAX_FIELDS, MAX_HEAD, retry_after::retry_after},
     websocket::ByteStream,
 };
 
@@ -195,6 +197,7 @@ async fn refused(target: &str, answer: Response<Incoming>) -> ProxyError {
         status: head.status,
         location,
         body: first_line(&text),
+        retry_after: retry_after(head.status, &head.headers, SystemTime::now()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Why a proxy opened no tunnel.
 
-use std::{borrow::Cow, io};
+use std::{borrow::Cow, io, time::Duration};
 
 use http::StatusCode;
 
@@ -29,6 +29,8 @@ pub enum ProxyError {
         location: Option<String>,
         /// The first line of text in the body.
         body: String,
+        /// How long the proxy asks to wait before the next attempt.
+        retry_after: Option<Duration>,
     },
     /// The port does not speak HTTP.
     NotHttp(NotHttpCause),
@@ -82,15 +84,16 @@ impl ProxyError {
                 status,
                 location,
                 body,
+                retry_after,
             } => {
-                let (code, remedy) = refusal_remedy(*status, location.as_deref());
-                let body = if body.is_empty() {
-                    String::new()
-                } else {
-                    format!(", body {body:?}")
-                };
-                let evidence =
-                    format!("it refused a tunnel to {target}: HTTP status {status}{body}");
+                let (code, remedy) = refusal_remedy(*status, location.as_deref(), *retry_after);
+                let mut evidence = format!("it refused a tunnel to {target}: HTTP status {status}");
+                if !body.is_empty() {
+                    evidence.push_str(&format!(", body {body:?}"));
+                }
+                if let Some(wait) = retry_after {
+                    evidence.push_str(&format!(", Retry-After {} s", wait.as_secs()));
+                }
                 Diagnosis::new(code, evidence, "", remedy)
             }
             ProxyError::NotHttp(cause) => Diagnosis::new(
@@ -128,6 +131,7 @@ impl ProxyError {
 fn refusal_remedy(
     status: StatusCode,
     location: Option<&str>,
+    retry_after: Option<Duration>,
 ) -> (DiagnosisCode, Cow<'static, str>) {
     let (code, remedy) = match (status.as_u16(), location) {
         (300..=399, Some(location)) => {
@@ -139,6 +143,11 @@ fn refusal_remedy(
         (403, _) => (
             DiagnosisCode::ProxyForbidden,
             "its rules do not allow that: many proxies allow only port 443",
+        ),
+        // A proxy that cannot reach the master does not know when it will.
+        (503, _) if retry_after.is_some() => (
+            DiagnosisCode::ProxyRateLimited,
+            "it has no room for another connection now: wait",
         ),
         // Squid answers 500 if it cannot resolve the name.
         (500 | 502..=504, _) => (
@@ -164,27 +173,31 @@ mod tests {
 
     #[test]
     fn every_refusal_has_a_code_and_a_remedy() {
-        for (status, location, code) in [
-            (302, Some("http://login/"), DiagnosisCode::ProxyRedirected),
-            (302, None, DiagnosisCode::ProxyRefused),
-            (403, None, DiagnosisCode::ProxyForbidden),
-            (405, None, DiagnosisCode::ProxyWithoutTunnels),
-            (429, None, DiagnosisCode::ProxyRateLimited),
-            (503, None, DiagnosisCode::ProxyCannotReachMaster),
-            (418, None, DiagnosisCode::ProxyRefused),
+        let login = Some("http://login/");
+        for (status, location, retry_after, code) in [
+            (302, login, None, DiagnosisCode::ProxyRedirected),
+            (302, None, None, DiagnosisCode::ProxyRefused),
+            (403, None, None, DiagnosisCode::ProxyForbidden),
+            (405, None, None, DiagnosisCode::ProxyWithoutTunnels),
+            (429, None, None, DiagnosisCode::ProxyRateLimited),
+            (503, None, None, DiagnosisCode::ProxyCannotReachMaster),
+            (503, None, Some(9), DiagnosisCode::ProxyRateLimited),
+            (418, None, None, DiagnosisCode::ProxyRefused),
         ] {
             let error = ProxyError::Refused {
                 target: "a:1".to_owned(),
                 status: StatusCode::from_u16(status).unwrap(),
                 location: location.map(str::to_owned),
                 body: "no".to_owned(),
+                retry_after: retry_after.map(Duration::from_secs),
             };
             let diagnosis = error.diagnosis();
             assert_eq!(diagnosis.code, code, "{error}");
             assert!(!diagnosis.remedy.is_empty(), "{error}");
+            let wait = retry_after.map_or("", |_| ", Retry-After 9 s");
             assert!(
                 error.to_string().starts_with(&format!(
-                    "it refused a tunnel to a:1: HTTP status {}, body \"no\"; ",
+                    "it refused a tunnel to a:1: HTTP status {}, body \"no\"{wait}; ",
                     StatusCode::from_u16(status).unwrap()
                 )),
                 "{error}"

@@ -3,15 +3,12 @@
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, StatusCode, header};
+use report_proto::constants::RETRY_AFTER_MAX;
 
-/// The longest wait that is honoured. A wrong clock or a mistake at a gateway must not keep a role
-/// away for days.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
-
-/// Returns the wait that a response asks for, at most [`MAX_RETRY_AFTER`]. Only 429 and 503 ask for
+/// Returns the wait that a response asks for, at most [`RETRY_AFTER_MAX`]. Only 429 and 503 ask for
 /// one. An invalid value is ignored. `now` is the local time, which a date is compared with if the
 /// response has no `Date`.
-pub(super) fn retry_after(
+pub(in crate::net) fn retry_after(
     status: StatusCode,
     headers: &HeaderMap,
     now: SystemTime,
@@ -22,14 +19,14 @@ pub(super) fn retry_after(
     let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
         // A number that does not fit is a long wait.
-        value.parse().map_or(MAX_RETRY_AFTER, Duration::from_secs)
+        value.parse().map_or(RETRY_AFTER_MAX, Duration::from_secs)
     } else {
         let until = httpdate::parse_http_date(value).ok()?;
         // The clocks of both ends may differ, so the sender's own date comes first.
         let sent = date(headers, header::DATE).unwrap_or(now);
         until.duration_since(sent).unwrap_or(Duration::ZERO)
     };
-    Some(wait.min(MAX_RETRY_AFTER))
+    Some(wait.min(RETRY_AFTER_MAX))
 }
 
 fn date(headers: &HeaderMap, name: HeaderName) -> Option<SystemTime> {
@@ -69,7 +66,7 @@ mod tests {
         assert_eq!(unavailable("20"), seconds(20));
         assert_eq!(unavailable(" 0 "), seconds(0));
         for long in ["601", "86400", "99999999999999999999999999"] {
-            assert_eq!(unavailable(long), Some(MAX_RETRY_AFTER), "{long}");
+            assert_eq!(unavailable(long), Some(RETRY_AFTER_MAX), "{long}");
         }
     }
 
@@ -84,7 +81,7 @@ mod tests {
         let reversed = [(header::RETRY_AFTER, &*sent), (header::DATE, &*until)];
         assert_eq!(of(StatusCode::SERVICE_UNAVAILABLE, &reversed), seconds(0));
         let far = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + 2 * NOON);
-        assert_eq!(unavailable(&far), Some(MAX_RETRY_AFTER));
+        assert_eq!(unavailable(&far), Some(RETRY_AFTER_MAX));
     }
 
     #[test]

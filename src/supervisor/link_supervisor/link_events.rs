@@ -196,6 +196,8 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
 
     /// Handles the end of the link in use.
     fn on_link_lost(&mut self, current: ManagedLink, outcome: AttemptOutcome) {
+        let now = Instant::now();
+        let retry_after = outcome.retry_after();
         let AttemptOutcome::Link {
             reason,
             lived,
@@ -207,9 +209,11 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
         };
         self.check_black_hole(current.master, lived, is_stuck);
         self.learn_from_end(&current, &reason, (lived, idle), is_stuck);
+        if let Some(wait) = retry_after {
+            self.retry_policy.on_refused(now, current.master, wait);
+        }
         let NextAttempt { master, wait } =
-            self.retry_policy
-                .on_link_end(Instant::now(), current.master, lived);
+            self.retry_policy.on_link_end(now, current.master, lived);
         let (retry_ms, lived_s) = (wait.as_millis() as u64, lived.as_secs());
         log_link!(
             self.membership.is_additional(),
@@ -217,12 +221,13 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
             master = %self.master_name(current.master),
             number = current.epoch,
             retry_ms,
+            retry_after_s = retry_after.map(|wait| wait.as_secs()),
             lived_s,
             "the link was lost: {reason}"
         );
         if self.attempts.is_empty() {
             self.planned = Some(PlannedAttempt {
-                at: Instant::now() + wait,
+                at: now + wait,
                 master,
                 reason: DialReason::NoLink,
             });

@@ -13,7 +13,8 @@
 //!
 //! The roles of a master that was down would all be back within the first rests. From the second
 //! failure on, a rest is therefore drawn from the range that the master last advised in WELCOME, if
-//! that is longer. A master that is full states a minimum, `Retry-After`.
+//! that is longer. A master that is full states a minimum: `Retry-After`, or the advice of its
+//! ERROR.
 //!
 //! After the end of a link the next attempt is immediate while the token bucket has tokens. Each
 //! second of a link's life adds tokens, up to the size of the bucket. A path that cuts links every
@@ -88,7 +89,7 @@ pub(super) struct AttemptFailure {
     pub(super) is_retryable: bool,
     /// The time for which no attempt at any master has succeeded.
     pub(super) linkless: Duration,
-    /// The minimum wait that the master, or a gateway in front of it, asks for.
+    /// The minimum wait that the master, or a gateway or proxy on the path, asks for.
     pub(super) retry_after: Option<Duration>,
 }
 
@@ -153,6 +154,14 @@ impl MasterRetry {
         }
     }
 
+    /// Records that the master asks for this wait. Returns the wait with its random part.
+    fn refuse_for(&mut self, now: Instant, wait: Duration) -> Duration {
+        let wait = wait.mul_f64(1.0 + RETRY_AFTER_JITTER * fastrand::f64());
+        self.refuses_until = Some(now + wait);
+        self.rests_until = self.rests_until.max(self.refuses_until);
+        wait
+    }
+
     /// Forgets the failures, but not what the master asked for.
     fn reset(&mut self) {
         *self = MasterRetry {
@@ -180,6 +189,13 @@ impl RetryPolicy {
             (master.rests_until, master.refuses_until) = (None, None);
             master.failures = None;
             master.advised_range = advised_range.min(MAX_ADVISED_RANGE);
+        }
+    }
+
+    /// Records that `master` asks for this wait at the end of a link.
+    pub(super) fn on_refused(&mut self, now: Instant, master: usize, wait: Duration) {
+        if let Some(master) = self.masters.get_mut(master) {
+            master.refuse_for(now, wait);
         }
     }
 
@@ -240,13 +256,10 @@ impl RetryPolicy {
         } else {
             MAX_REST.min(drawn + CONFIGURATION_REST)
         };
-        let asked = failure
-            .retry_after
-            .map(|wait| wait.mul_f64(1.0 + RETRY_AFTER_JITTER * fastrand::f64()));
-        master.refuses_until = asked.map(|wait| now + wait);
-        let rest = asked.map_or(rest, |wait| wait.max(rest));
         master.rests_until = Some(now + rest);
-        rest
+        master.refuses_until = None;
+        let asked = failure.retry_after.map(|wait| master.refuse_for(now, wait));
+        asked.map_or(rest, |wait| wait.max(rest))
     }
 
     /// Returns the next attempt after one at `master`, without the `excluded` masters: the next

@@ -321,6 +321,23 @@ fn end_of_a_link_does_not_shorten_the_wait_that_its_master_asked_for() {
 }
 
 #[test]
+fn wait_that_a_master_asks_for_with_the_end_of_a_link_is_kept() {
+    for masters in [1, 2] {
+        let mut fixture = Fixture::new(masters);
+        fixture.policy.on_refused(fixture.now, 0, 20 * SECOND);
+        let next = fixture.link_ends(0, 100 * SECOND);
+        if masters == 1 {
+            assert!(next.wait >= 20 * SECOND, "{next:?}");
+        } else {
+            assert_eq!(next.master, 1);
+            assert!(next.wait <= IMMEDIATE_DELAY_MAX, "{next:?}");
+        }
+        assert!(fixture.policy.is_resting(fixture.now + 19 * SECOND, 0));
+        assert!(!fixture.policy.is_resting(fixture.now + 31 * SECOND, 0));
+    }
+}
+
+#[test]
 fn retry_after_of_zero_asks_for_nothing() {
     let mut fixture = Fixture::new(1);
     assert!(fixture.attempt_is_postponed(0, Duration::ZERO) <= INITIAL_REST);

@@ -160,3 +160,57 @@ async fn attempts_are_spread_over_the_range_that_the_master_advised() {
     // The first attempt after the loss follows at once.
     assert!(dials[1] <= lost + IMMEDIATE, "{:?}", dials[1] - lost);
 }
+
+/// What a master without room sends.
+fn full() -> Notice {
+    Notice::new(Code::Limit, "the master is full").with_retry_after(20 * SECOND)
+}
+
+/// Ends a link of a master without room. Returns when.
+async fn send_full(mut peer: MasterLink) -> Instant {
+    let ended = Instant::now();
+    peer.send(Frame::Error(full())).await;
+    peer.expect_closed().await;
+    ended
+}
+
+/// Checks that a role returned after what [`full`] asks for, and a random part of it.
+fn assert_waited(waited: Duration) {
+    assert!(
+        waited >= 20 * SECOND && waited <= 30 * SECOND + IMMEDIATE,
+        "{waited:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn master_that_refuses_a_link_says_when_to_return() {
+    let mut fixture = Fixture::start(1, |_| {});
+    let incoming = &mut fixture.masters[0].incoming;
+    let mut socket = incoming.recv().await.expect("a link");
+    authenticate::hello(&mut socket, AUTHENTICATION_TIMEOUT)
+        .await
+        .expect("HELLO");
+    let refused = Instant::now();
+    authenticate::refuse(socket, &full()).await;
+    assert_waited(fixture.accept().await.at - refused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn master_that_ends_a_link_says_when_to_return() {
+    let mut fixture = Fixture::start(1, |_| {});
+    let peer = fixture.accept().await;
+    // A link that lived would be replaced at once.
+    tokio::time::sleep(100 * SECOND).await;
+    let ended = send_full(peer).await;
+    assert_waited(fixture.accept().await.at - ended);
+}
+
+#[tokio::test(start_paused = true)]
+async fn next_master_is_tried_at_once_if_one_is_full() {
+    let mut fixture = Fixture::start(2, |_| {});
+    let peer = fixture.masters[0].accept().await;
+    let ended = send_full(peer).await;
+    let other = fixture.masters[1].accept().await;
+    assert!(other.at - ended <= IMMEDIATE, "{:?}", other.at - ended);
+    fixture.masters[0].expect_no_link_for(100 * SECOND).await;
+}

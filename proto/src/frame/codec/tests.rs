@@ -40,8 +40,9 @@ fn expected_frame(vector: &Value) -> Frame {
     let channel = || u32::try_from(vector["channel"].as_u64().unwrap()).unwrap();
     let token = || vector["token"].as_u64().unwrap();
     let proof = || hex(vector, "proof").as_ref().try_into().unwrap();
-    let notice = || {
-        Notice::new(
+    let notice = || Notice {
+        retry_after_seconds: vector["retry_after_seconds"].as_u64(),
+        ..Notice::new(
             serde_json::from_value(vector["code"].clone()).unwrap(),
             text(vector, "reason"),
         )

@@ -170,6 +170,10 @@ fn tunnel_vector_frames() -> Vec<TunnelFrame> {
             number: 2,
             lanes: 8,
         },
+        TunnelFrame::Lanes {
+            number: 16_384,
+            lanes: 17,
+        },
     ]
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Pair, frames, message, read_all};
+use super::{Pair, drain, frames, message, read_all};
 use crate::mux::{
     gaps::{GAP_TIMEOUT, PIECES_MAX},
     *,
@@ -190,6 +190,33 @@ fn a_stream_uses_the_lane_of_its_open_until_the_peer_knows_it() {
 }
 
 #[test]
+fn a_stream_that_the_peer_has_not_named_continues_after_its_lane_was_left() {
+    let (mut pair, _) = pair_with_two_lanes();
+    let (asking, ending) = (
+        pair.client.open(Bytes::new()),
+        pair.client.open(Bytes::new()),
+    );
+    carry(&mut pair.client, &mut pair.server, pair.now, CONTROL);
+    // The server's applications wait for a request, so the server sends nothing about the streams.
+    pair.client.retire_lane(CONTROL);
+    pair.client.write(asking, content(100)).unwrap();
+    pair.client.finish(asking);
+    pair.client.finish(ending);
+    let before = messages(&mut pair.client, pair.now, BULK);
+    assert_eq!(data_bytes(&before), 0, "they could overtake OPEN");
+    for message in before {
+        pair.server.handle_message(pair.now, BULK, message).unwrap();
+    }
+    pair.server.retire_lane(CONTROL);
+    pair.client.remove_lane(CONTROL);
+    carry(&mut pair.client, &mut pair.server, pair.now, BULK);
+    assert_eq!(read_all(&mut pair.server, pair.now, asking), content(100));
+    for stream in [asking, ending] {
+        assert_eq!(pair.server.read(stream), Ok(StreamRead::End));
+    }
+}
+
+#[test]
 fn messages_of_two_lanes_arrive_in_any_order() {
     let (mut pair, stream) = pair_with_two_lanes();
     pair.client.retire_lane(CONTROL);
@@ -267,6 +294,23 @@ fn the_end_of_a_forgotten_stream_is_acknowledged_again() {
         carry(&mut pair.server, &mut pair.client, pair.now, lane);
     }
     assert_eq!((pair.client.streams(), pair.server.streams()), (0, 0));
+}
+
+#[test]
+fn the_loss_of_an_old_lane_is_known_after_those_of_many_later_ones() {
+    let (mut pair, _) = pair_with_two_lanes();
+    drain(&mut pair.client);
+    let mut report = |lane: u64| {
+        let lost = message(&[TunnelFrame::Lost { lane: LaneId(lane) }]);
+        pair.client.handle_message(pair.now, BULK, lost).unwrap();
+        drain(&mut pair.client)
+    };
+    // Another link of the role is cut again and again.
+    for lane in 100..400 {
+        assert!(report(lane).is_empty(), "lane {lane} is unknown here");
+    }
+    assert_eq!(report(CONTROL.0), [MuxEvent::LaneLost(CONTROL)]);
+    assert!(report(CONTROL.0).is_empty(), "a report counts once");
 }
 
 fn data(stream: StreamId, offset: u64, bytes: Bytes) -> Bytes {

@@ -119,3 +119,30 @@ async fn closing_proxy_is_reported_whether_or_not_it_read_the_request() {
         }
     }
 }
+
+#[tokio::test]
+async fn retry_after_of_a_proxy_is_reported() {
+    for (answer, expected) in [
+        ("503 Busy\r\nRetry-After: 7", Some(7)),
+        ("429 Slow down\r\nRetry-After: 8", Some(8)),
+        ("503 Busy\r\nRetry-After: 86400", Some(600)),
+        ("503 Busy\r\nRetry-After: soon", None),
+        ("503 Busy", None),
+        ("403 No\r\nRetry-After: 9", None),
+        (
+            "407 No\r\nProxy-Authenticate: Basic realm=\"x\"\r\nRetry-After: 9",
+            None,
+        ),
+    ] {
+        let response = format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n");
+        let proxy = TestListener::answering(response).await;
+        let error = failure(&dialer_through(&proxy, "http", "")).await;
+        let wait = error.retry_after().map(|wait| wait.as_secs());
+        assert_eq!(wait, expected, "{answer:?}: {error}");
+        let text = wait.map(|seconds| format!("Retry-After {seconds} s"));
+        assert!(
+            text.is_none_or(|text| error.to_string().contains(&text)),
+            "{error}"
+        );
+    }
+}

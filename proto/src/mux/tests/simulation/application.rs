@@ -247,7 +247,7 @@ impl Simulation {
                 }),
                 MuxEvent::LaneLost(lane) => self.on_lane_lost(side, lane),
                 MuxEvent::Resumed { .. } => peer.resumed += 1,
-                MuxEvent::LanesRequested => panic!("no side asks for lanes"),
+                MuxEvent::LanesRequested => self.on_lanes_requested(side),
                 MuxEvent::Closed(code) => panic!("no side ended the tunnel: {code}"),
             }
         }

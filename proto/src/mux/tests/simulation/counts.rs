@@ -16,6 +16,10 @@ pub(super) struct NetworkCounts {
     pub lists: u64,
     /// The number of further messages of a list.
     pub parts: u64,
+    /// The number of times that the server asked for another number of lanes.
+    pub lane_requests: u64,
+    /// The number of requests that arrived again, or after a later one.
+    pub old_lane_requests: u64,
 }
 
 impl std::ops::AddAssign for NetworkCounts {
@@ -28,5 +32,7 @@ impl std::ops::AddAssign for NetworkCounts {
         self.refused += other.refused;
         self.lists += other.lists;
         self.parts += other.parts;
+        self.lane_requests += other.lane_requests;
+        self.old_lane_requests += other.old_lane_requests;
     }
 }

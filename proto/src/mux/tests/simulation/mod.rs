@@ -5,6 +5,7 @@
 
 mod application;
 mod counts;
+mod lane_requests;
 mod network;
 
 use std::{
@@ -15,7 +16,10 @@ use std::{
 
 use fastrand::Rng;
 
-use self::{application::SimulatedPeer, counts::NetworkCounts, network::Network};
+use self::{
+    application::SimulatedPeer, counts::NetworkCounts, lane_requests::LaneRequests,
+    network::Network,
+};
 use crate::mux::{
     send_totals::{STREAM_RESERVE, STREAM_UNSENT_MAX},
     *,
@@ -26,6 +30,7 @@ struct Simulation {
     now: Instant,
     peers: [SimulatedPeer; 2],
     network: Network,
+    lane_requests: LaneRequests,
     resets: HashSet<StreamId>,
     /// The maximum number of live streams.
     streams_max: usize,
@@ -85,6 +90,7 @@ impl Simulation {
             now,
             peers,
             network,
+            lane_requests: LaneRequests::new(),
             resets,
             streams_max,
             write_max,
@@ -125,6 +131,7 @@ impl Simulation {
             0..2 => self.drop_candidate_or_detach(side),
             2..8 => self.attach(),
             8 => self.leave(),
+            9..13 => self.request_lanes(),
             _ => {}
         }
         self.step();
@@ -132,6 +139,7 @@ impl Simulation {
 
     /// Checks the ledgers of both sides, separately and against each other.
     fn check_invariants(&self) {
+        self.check_lane_requests();
         for side in 0..2 {
             let (mux, other) = (&self.peers[side].mux, &self.peers[1 - side].mux);
             mux.check_invariants();
@@ -174,11 +182,13 @@ impl Simulation {
             self.completing_step();
             let idle =
                 |peer: &SimulatedPeer| peer.mux.streams() == 0 && peer.applications.is_empty();
-            if self.network.is_quiet() && self.peers.iter().all(idle) {
+            let is_quiet = self.network.is_quiet() && !self.is_lane_request_due();
+            if is_quiet && self.peers.iter().all(idle) {
                 break;
             }
         }
         self.check_invariants();
+        self.check_latest_lane_request();
         self.check_nothing_remains();
     }
 
@@ -332,7 +342,9 @@ fn hundred_thousand_cuts_lose_no_byte_and_reset_no_stream() {
             && counts.leaves > 100
             && counts.losses > 1000
             && counts.refused > 1000
-            && counts.parts > 2000,
+            && counts.parts > 2000
+            && counts.lane_requests > 10_000
+            && counts.old_lane_requests > 1000,
         "{counts:?}"
     );
 }

@@ -12,8 +12,8 @@ use bytes::{Bytes, BytesMut};
 use super::{Simulation, counts::NetworkCounts};
 use crate::mux::{LaneId, TunnelFrame};
 
-const CLIENT: usize = 0;
-const SERVER: usize = 1;
+pub(super) const CLIENT: usize = 0;
+pub(super) const SERVER: usize = 1;
 
 /// An item in flight on an attachment.
 #[derive(Debug)]
@@ -311,6 +311,7 @@ impl Simulation {
     }
 
     fn handle(&mut self, side: usize, attempt: u64, message: Bytes) {
+        self.record_lane_requests(side, message.clone());
         let counts = &mut self.network.counts;
         let mux = &mut self.peers[side].mux;
         match TunnelFrame::decode(&mut message.clone()) {
