@@ -139,14 +139,17 @@ impl ControlWatch {
         self.acks.drain(..).map(|(_, stream)| stream).collect()
     }
 
-    /// The delay after which an answer is late. It doubles with each stall, so that a path that has
-    /// become longer is not taken for one stall after the other.
+    /// The delay after which an answer is late. Two lanes often stall at the same time, but not
+    /// three: the delay doubles from the second stall on, so that a path that has become longer is
+    /// not taken for one stall after the other.
     fn delay(&self) -> Duration {
         let base = self.smoothed.map_or(DELAY_INITIAL, |rtt| {
             let spread = rtt.variation.saturating_mul(4).max(divided(rtt.mean, 2));
             rtt.mean.saturating_add(spread).max(DELAY_MIN)
         });
-        let factor = 1_u32.checked_shl(self.stalls.min(16)).unwrap_or(u32::MAX);
+        let factor = 1_u32
+            .checked_shl(self.stalls.saturating_sub(1).min(16))
+            .unwrap_or(u32::MAX);
         base.saturating_mul(factor).min(DELAY_MAX)
     }
 
@@ -205,12 +208,20 @@ mod tests {
         watch.on_probe(now, 41);
         assert_eq!(
             watch.deadline(),
+            Some(now + RTT * 3 / 2),
+            "the next lane may have stalled too"
+        );
+        watch.on_stall();
+        watch.on_content();
+        watch.on_probe(now, 42);
+        assert_eq!(
+            watch.deadline(),
             Some(now + RTT * 3),
             "the delay doubles until an answer arrives in time"
         );
-        watch.on_pong(now + RTT, 41);
+        watch.on_pong(now + RTT, 42);
         watch.on_content();
-        watch.on_probe(now, 42);
+        watch.on_probe(now, 43);
         assert!(watch.deadline().is_some_and(|at| at < now + RTT * 2));
     }
 

@@ -37,6 +37,14 @@ const CONTROL_STEP: u64 = 2 * 1024;
 /// The smallest message of bulk data on the control lane.
 const CONTROL_MESSAGE_MIN: u64 = 1024;
 
+/// The standby lane takes the place of a control lane that stalls, so little bulk data may be under
+/// way there: this many times what it delivers in a round trip, and at least this many bytes.
+const STANDBY_ROUND_TRIPS: u64 = 2;
+const STANDBY_MIN: u64 = 16 * 1024;
+
+/// The smallest message of bulk data on the standby lane.
+const STANDBY_MESSAGE_MIN: u64 = 4 * 1024;
+
 /// The bytes of DATA on one lane, in both directions.
 #[derive(Debug)]
 struct LaneFlow {
@@ -87,6 +95,14 @@ impl LaneFlow {
             .unwrap_or(u64::MAX)
     }
 
+    /// Returns the limit of the bulk data under way while this is the standby lane.
+    fn standby_window(&self) -> u64 {
+        self.recent
+            .saturating_mul(STANDBY_ROUND_TRIPS)
+            .max(STANDBY_MIN)
+            .min(self.window)
+    }
+
     fn on_report(&mut self, now: Instant, bytes: u64, min_rtt: Duration) {
         self.delivered = self.delivered.max(bytes).min(self.sent);
         let (since, before) = *self.round.get_or_insert((now, self.delivered));
@@ -119,7 +135,16 @@ impl LaneFlow {
 #[derive(Debug, Default)]
 pub(super) struct LaneFlows {
     flows: Vec<LaneFlow>,
-    control: Option<LaneId>,
+    special: SpecialLanes,
+}
+
+/// The lanes that carry less bulk data than the others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct SpecialLanes {
+    /// The lane of the small frames, if there are several lanes.
+    pub(super) control: Option<LaneId>,
+    /// The next control lane, if there are enough lanes.
+    pub(super) standby: Option<LaneId>,
 }
 
 impl LaneFlows {
@@ -170,27 +195,23 @@ impl LaneFlows {
             .is_none_or(|flow| self.room(flow) > 0)
     }
 
-    /// Returns how many bytes may follow those under way. The control lane waits until it has room
+    /// Returns how many bytes may follow those under way. A special lane waits until it has room
     /// for a message that is worth its overhead.
     fn room(&self, flow: &LaneFlow) -> u64 {
-        let room = self.limit(flow).saturating_sub(flow.under_way());
-        if self.control == Some(flow.lane) && room < CONTROL_MESSAGE_MIN {
-            return 0;
-        }
-        room
-    }
-
-    fn limit(&self, flow: &LaneFlow) -> u64 {
-        if self.control == Some(flow.lane) {
-            flow.control_window
+        let (limit, message_min) = if self.special.control == Some(flow.lane) {
+            (flow.control_window, CONTROL_MESSAGE_MIN)
+        } else if self.special.standby == Some(flow.lane) {
+            (flow.standby_window(), STANDBY_MESSAGE_MIN)
         } else {
-            flow.window
-        }
+            (flow.window, 1)
+        };
+        let room = limit.saturating_sub(flow.under_way());
+        if room < message_min { 0 } else { room }
     }
 
-    /// Sets the control lane. Returns whether it is another one.
-    pub(super) fn set_control(&mut self, lane: Option<LaneId>) -> bool {
-        std::mem::replace(&mut self.control, lane) != lane
+    /// Sets the special lanes. Returns whether the control lane is another one.
+    pub(super) fn set_special(&mut self, lanes: SpecialLanes) -> bool {
+        std::mem::replace(&mut self.special, lanes).control != lanes.control
     }
 
     /// Returns the lane on which new data would arrive first, the first of several such.
@@ -206,7 +227,7 @@ impl LaneFlows {
     pub(super) fn message_limit(&self, lane: LaneId) -> usize {
         let flow = self.flows.iter().find(|flow| flow.lane == lane);
         let limit = flow.map_or(u64::MAX, |flow| {
-            if self.control == Some(lane) {
+            if [self.special.control, self.special.standby].contains(&Some(lane)) {
                 return self.room(flow);
             }
             (flow.window / MESSAGE_PART).max(MESSAGE_MIN)
@@ -252,17 +273,19 @@ mod tests {
 
     /// Keeps the lane full for this long, on a path that delivers `rate` bytes per second. Returns
     /// the bytes delivered and the most bytes under way in the second half.
-    fn run(seconds: u32, rate: u64) -> (u64, u64) {
+    fn run(seconds: u32, rate: u64, special: SpecialLanes) -> (u64, u64) {
         let start = Instant::now();
         let (mut flows, mut delivered, mut most) = (LaneFlows::default(), 0, 0);
         flows.add(LANE);
+        flows.set_special(special);
         let mut in_flight = std::collections::VecDeque::new();
         let step = Duration::from_millis(5);
         for tick in 0..seconds * 200 {
             let now = start + step * tick;
             while flows.is_open(LANE) {
-                flows.on_sent(LANE, 16 * 1024);
-                in_flight.push_back((now + RTT, 16 * 1024_u64));
+                let message = flows.message_limit(LANE).min(16 * 1024) as u64;
+                flows.on_sent(LANE, message);
+                in_flight.push_back((now + RTT, message));
             }
             let mut budget = rate / 200;
             while budget > 0
@@ -287,11 +310,26 @@ mod tests {
     #[test]
     fn the_window_grows_until_the_lane_is_full_and_holds_little_more() {
         for rate in [200_000_u64, 1_000_000, 12_000_000] {
-            let (delivered, most) = run(20, rate);
+            let (delivered, most) = run(20, rate, SpecialLanes::default());
             let capacity = rate * 20;
             assert!(delivered > capacity * 8 / 10, "{rate}: {delivered}");
             let path = rate / 10;
             assert!(most <= 6 * path + WINDOW_MIN + 16 * 1024, "{rate}: {most}");
+        }
+    }
+
+    #[test]
+    fn the_standby_lane_is_full_and_holds_two_round_trips_at_most() {
+        let special = SpecialLanes {
+            control: None,
+            standby: Some(LANE),
+        };
+        for rate in [150_000_u64, 1_000_000, 12_000_000] {
+            let (delivered, most) = run(20, rate, special);
+            let capacity = rate * 20;
+            assert!(delivered > capacity * 8 / 10, "{rate}: {delivered}");
+            let path = rate / 10;
+            assert!(most <= 2 * path + STANDBY_MIN, "{rate}: {most}");
         }
     }
 

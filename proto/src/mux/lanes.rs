@@ -8,14 +8,17 @@
 //! It carries the small frames and the streams that have little under way. Bulk data uses the other
 //! lanes, so that a keystroke does not wait behind it. The control lane adds a little bulk data,
 //! which would otherwise miss the rate of one lane. When the control lane stalls, another one takes
-//! its place (see `control_watch`).
+//! its place (see `control_watch`). Of four lanes or more, one holds less bulk data than the others,
+//! so that what is repeated there waits little: the *standby lane*.
 
 use std::{
     collections::{BTreeSet, VecDeque},
     time::Instant,
 };
 
-use super::{Mux, MuxEvent, StreamId, stream::StreamState, transmit_data::URGENT_MAX};
+use super::{
+    Mux, MuxEvent, StreamId, lane_flow::SpecialLanes, stream::StreamState, transmit_data::URGENT_MAX,
+};
 
 /// The number of a lane, unique in the tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,10 +50,14 @@ impl LaneLoad {
 /// The most reports of lost lanes that an end remembers (PROTOCOL 12). Older ones are repetitions.
 const REPORTS_MAX: usize = 256;
 
+/// With at least this many lanes, one is the standby lane.
+const STANDBY_LANES: usize = 4;
+
 /// The lanes of a tunnel.
 #[derive(Debug)]
 pub(super) struct Lanes {
-    /// The lanes on which this end sends. The first is the control lane, if there are several.
+    /// The lanes on which this end sends. The first is the control lane, if there are several, and
+    /// the second the standby lane, if there are enough.
     sending: Vec<LaneId>,
     /// The lanes that have not ended, as far as this end knows.
     live: Vec<LaneId>,
@@ -87,6 +94,15 @@ impl Lanes {
     /// Returns the control lane, if there are several lanes.
     pub(super) fn control(&self) -> Option<LaneId> {
         self.sending.first().copied().filter(|_| !self.is_single())
+    }
+
+    /// Returns the lanes that carry less bulk data than the others.
+    fn special(&self) -> SpecialLanes {
+        let standby = self.sending.get(1).copied();
+        SpecialLanes {
+            control: self.control(),
+            standby: standby.filter(|_| self.sending.len() >= STANDBY_LANES),
+        }
     }
 
     /// Returns the lanes that can take the place of the control lane, the last control lane at the
@@ -336,7 +352,7 @@ impl Mux {
             return;
         };
         self.lanes.set_control(new);
-        self.lane_flows.set_control(Some(new));
+        self.lane_flows.set_special(self.lanes.special());
         self.lane_flows.report_again();
         self.window.send_limit_again();
         for id in acks {
@@ -352,8 +368,7 @@ impl Mux {
     /// Adapts what depends on the number of lanes, after the streams are in the rounds for it.
     pub(super) fn adapt_to_lanes(&mut self) {
         self.window.set_lanes(self.lanes.live.len());
-        let control = self.lanes.control();
-        if self.lane_flows.set_control(control) {
+        if self.lane_flows.set_special(self.lanes.special()) {
             self.control_watch.reset();
         }
         if self.lanes.is_single() {
