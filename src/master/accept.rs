@@ -21,6 +21,7 @@ use super::{
 };
 use crate::net::{
     file_limit::ThrottledLog,
+    prompt_acks::PromptAcks,
     proxy_protocol,
     read_ahead::ReadAhead,
     tcp::{self, is_single_connection_error},
@@ -202,6 +203,7 @@ async fn negotiate(
             return None;
         }
     }
+    let stream = PromptAcks::new(stream);
     let (socket, visitor) = match &shared.tls {
         None => upgrade(shared, stream, addresses, permit, handshake).await?,
         Some(acceptor) => {
@@ -238,11 +240,11 @@ async fn read_proxy_header(
     }
 }
 
-async fn tls_handshake(
+async fn tls_handshake<S: ByteStream>(
     acceptor: &TlsAcceptor,
-    stream: TcpStream,
+    stream: S,
     deadline: Duration,
-) -> Option<TlsStream<ReadAhead<TcpStream>>> {
+) -> Option<TlsStream<ReadAhead<S>>> {
     match tokio::time::timeout(deadline, acceptor.accept(ReadAhead::new(stream))).await {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {
