@@ -17,7 +17,8 @@ use std::{
 };
 
 use super::{
-    Mux, MuxEvent, StreamId, lane_flow::SpecialLanes, stream::StreamState, transmit_data::URGENT_MAX,
+    Mux, MuxEvent, StreamId, lane_flow::SpecialLanes, stream::StreamState,
+    transmit_data::URGENT_MAX,
 };
 
 /// The number of a lane, unique in the tunnel.
