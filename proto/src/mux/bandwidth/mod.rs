@@ -1,8 +1,8 @@
 //! Estimates how much credit a path needs: what it delivers in the minimum round trip, plus a
 //! quarter (the idea of BBR, draft-cardwell-iccrg-bbr). This module owns the measurements and their
 //! constants; it knows neither frames nor streams. The receiver of data measures, because it grants
-//! the credit. `filters` remembers rates and round trips, and `probe` decides when to measure the
-//! length of the path.
+//! the credit. `filters` remembers rates and round trips, `delivery` measures the floor, and `probe`
+//! decides when to measure the length of the path.
 //!
 //! ```text
 //!   startup ──no growth──► cruise ──no sample near min_rtt for long, or lasting queue──► probe
@@ -19,13 +19,25 @@
 //! Measurements of a path that was not full never reduce the window: the sender had little to send,
 //! or its application was slow. Only a rate that was measured with a queue is the rate of the path;
 //! the round trip shows the queue.
+//!
+//! A pause behind a lost segment of TCP looks like a queue, and the rounds that contain it look like
+//! a slower path. Therefore the window has a *floor*: what the path delivered in the best of the
+//! last ten round trips. The length of a round trip is min_rtt, without the discount of a short path
+//! beside an interactive stream. A burst after a pause is not the delivery of one round trip. A path
+//! that really became slower keeps a queue for that time. A probe ignores the floor, because it has
+//! to drain the queue, and its time does not count. A probe during a stall may find too long a
+//! min_rtt; until a shorter sample follows, the round trips that are measured are that long.
 
+mod delivery;
 mod filters;
 mod probe;
 
 use std::time::{Duration, Instant};
 
-use self::filters::{JITTER, MaxRateFilter, MinRtt};
+use self::{
+    delivery::BestDeliveryRate,
+    filters::{JITTER, MaxRateFilter, MinRtt},
+};
 
 /// The gain of cruise on rate × min_rtt. A higher gain fills a path that became faster sooner, but
 /// the excess is a standing queue in the meantime.
@@ -116,8 +128,12 @@ pub(super) struct RttSample {
 /// The estimator of the window that a path needs.
 #[derive(Debug)]
 pub(super) struct BandwidthEstimator {
+    /// The window that the phase determines, in bytes.
     size: u64,
     max: u64,
+    /// The minimum of the window outside probes, in bytes.
+    floor: u64,
+    delivery: BestDeliveryRate,
     phase: WindowPhase,
     round: Option<Round>,
     rate: MaxRateFilter,
@@ -165,6 +181,8 @@ impl BandwidthEstimator {
         BandwidthEstimator {
             size: initial,
             max: max.max(initial),
+            floor: 0,
+            delivery: BestDeliveryRate::new(now),
             phase: WindowPhase::START,
             round: None,
             rate: MaxRateFilter::new(now, 0.0),
@@ -183,12 +201,21 @@ impl BandwidthEstimator {
     /// Restarts all measurements and keeps the window, because another attachment carries the
     /// tunnel, perhaps on another path.
     pub(super) fn restart(&mut self, now: Instant) {
-        *self = BandwidthEstimator::new(now, self.size, self.max);
+        *self = BandwidthEstimator::new(now, self.size(), self.max);
     }
 
-    /// Returns the window, in bytes.
+    /// Returns the window, in bytes. It is at least the floor, except during a probe.
     pub(super) fn size(&self) -> u64 {
-        self.size
+        if self.is_probing() {
+            self.size
+        } else {
+            self.size.max(self.floor)
+        }
+    }
+
+    /// Returns whether a probe withholds credit.
+    pub(super) fn is_probing(&self) -> bool {
+        matches!(self.phase, WindowPhase::ProbeRtt(_))
     }
 
     /// Returns the recent minimum round trip.
@@ -198,7 +225,7 @@ impl BandwidthEstimator {
 
     /// Returns how far the limit must advance before it is sent again, in bytes.
     pub(super) fn step(&self) -> u64 {
-        let rate = self.rate.max();
+        let (rate, size) = (self.rate.max(), self.size());
         let in_time = if rate > 0.0 {
             (rate * STEP.as_secs_f64()) as u64
         } else {
@@ -206,8 +233,8 @@ impl BandwidthEstimator {
         };
         in_time
             .max(STEP_MIN)
-            .min(self.size / STEP_MAX_DIVISOR)
-            .max(self.size / STEP_MIN_DIVISOR)
+            .min(size / STEP_MAX_DIVISOR)
+            .max(size / STEP_MIN_DIVISOR)
     }
 
     /// Starts a round when a limit is sent to the peer.
@@ -229,6 +256,7 @@ impl BandwidthEstimator {
     /// Processes the arrival of data: `received` bytes in total, of the `limit` that may arrive.
     pub(super) fn on_received(&mut self, now: Instant, received: u64, limit: u64) {
         self.on_received_in_probe(now, received, limit);
+        self.update_floor(now, received);
         let Some(round) = &self.round else { return };
         let elapsed = now.saturating_duration_since(round.since);
         let is_exhausted = received >= round.limit;
@@ -247,6 +275,20 @@ impl BandwidthEstimator {
         }
     }
 
+    /// Measures the floor. Before the first round trip the length of the path is unknown, and what
+    /// arrives during a probe is no measure of the path.
+    fn update_floor(&mut self, now: Instant, received: u64) {
+        let Some(MinRtt { time: min_rtt, .. }) = self.min_rtt else {
+            return;
+        };
+        if !self.is_probing() {
+            self.delivery
+                .on_received(now, received, min_rtt.max(ROUND_MIN));
+            let bytes = self.delivery.max() * self.path_length(now).as_secs_f64();
+            self.floor = (bytes as u64).min(self.max);
+        }
+    }
+
     /// Ends a round with its rate, and with the credit granted at its beginning if that was used
     /// up.
     fn end_round(&mut self, now: Instant, rate: f64, granted: Option<u64>) {
@@ -254,8 +296,7 @@ impl BandwidthEstimator {
         let grows_again = rate >= self.rate.max() * REGROWTH_FACTOR
             && granted.is_some()
             && self.has_spare_capacity(now, rate);
-        let is_queued =
-            self.queued_since.is_some() && !matches!(self.phase, WindowPhase::ProbeRtt(_));
+        let is_queued = self.queued_since.is_some() && !self.is_probing();
         self.rate.add(now, rate, is_queued, self.min_rtt());
         match self.phase {
             WindowPhase::Startup {
@@ -309,7 +350,7 @@ impl BandwidthEstimator {
             self.last_probe = Some(now);
             self.cruise(now);
         } else if is_too_small && (grows || !is_queued) {
-            self.size = self.size.saturating_mul(2).min(self.max);
+            self.size = self.size().saturating_mul(2).min(self.max);
         }
     }
 
@@ -317,7 +358,7 @@ impl BandwidthEstimator {
     /// ends.
     fn is_too_small(&self, now: Instant, rate: f64, granted: u64) -> bool {
         rate * self.min_rtt().as_secs_f64() * EXHAUSTED_WITHIN_RTTS >= granted as f64
-            || self.scheduling_bytes(now, rate) > self.size as f64
+            || self.scheduling_bytes(now, rate) > self.size() as f64
     }
 
     /// Returns whether the path has no queue and its length, rather than the scheduling of the
@@ -337,14 +378,19 @@ impl BandwidthEstimator {
         } else {
             GAIN
         };
+        let length = self.path_length(now);
+        self.set_size((gain * rate * length.as_secs_f64()).max(self.scheduling_bytes(now, rate)));
+    }
+
+    /// Returns the part of min_rtt that is path.
+    fn path_length(&self, now: Instant) -> Duration {
         let min_rtt = self.min_rtt();
         let waited = if self.interactive.is_active(now) {
             WAIT_FOR_PROCESSORS.saturating_sub(min_rtt.mul_f64(WAIT_DISCOUNT))
         } else {
             Duration::ZERO
         };
-        let length = min_rtt.saturating_sub(waited);
-        self.set_size((gain * rate * length.as_secs_f64()).max(self.scheduling_bytes(now, rate)));
+        min_rtt.saturating_sub(waited)
     }
 
     /// Returns the window that the ends need at this rate on a path of any length, in bytes.

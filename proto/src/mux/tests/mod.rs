@@ -1,8 +1,9 @@
 //! Tests of the multiplexer's contract: two muxes without a network, one property per test. Longer
-//! simulations are in `bandwidth` and `simulation`.
+//! simulations are in `bandwidth`, `credit_under_loss` and `simulation`.
 
 mod bandwidth;
 mod credit;
+mod credit_under_loss;
 mod lanes;
 mod path_simulation;
 mod protocol_violations;
@@ -11,6 +12,7 @@ mod resume_lists;
 mod simulation;
 mod slow_readers;
 mod streams;
+mod tcp_losses;
 
 use std::time::{Duration, Instant};
 

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use super::WINDOWS;
+use super::{WINDOWS, tcp_losses::TcpLosses};
 use crate::mux::*;
 
 pub(super) const TICK: Duration = Duration::from_micros(500);
@@ -59,6 +59,8 @@ pub(super) struct PathSimulation {
     pub tick: u32,
     pub rate: f64,
     pub delay: Duration,
+    /// What TCP loses and repeats below the messages.
+    pub losses: TcpLosses,
     /// When the bottleneck is free toward each side, and the queueing delay at each tick.
     pub free: [Instant; 2],
     pub queues: [Vec<f64>; 2],
@@ -77,6 +79,7 @@ impl PathSimulation {
             tick: 0,
             rate: megabits * MEGABIT,
             delay: Duration::from_millis(round_trip_ms.into()) / 2,
+            losses: TcpLosses::none(),
             free: [start; 2],
             queues: Default::default(),
             stopped: [false; 2],
@@ -139,14 +142,16 @@ impl PathSimulation {
         self.flows.len() - 1
     }
 
-    /// The link accepts every message at once; the path buffers it.
+    /// The link accepts every message at once; the path buffers it. Messages arrive in order, so
+    /// that one that waits for a lost segment delays those behind it.
     pub(super) fn send(&mut self, tunnel: usize, from: usize, message: Bytes) {
         let (to, now) = (1 - from, self.now());
-        self.free[to] =
-            self.free[to].max(now) + Duration::from_secs_f64(message.len() as f64 / self.rate);
+        let (repeated, stall) = self.losses.draw(message.len(), self.delay * 2);
+        let length = (message.len() + repeated) as f64;
+        self.free[to] = self.free[to].max(now) + Duration::from_secs_f64(length / self.rate);
         let lane = &mut self.tunnels[tunnel].lanes[to];
         let after = lane.back().map_or(now, |(at, _)| *at);
-        lane.push_back((after.max(self.free[to] + self.delay), message));
+        lane.push_back((after.max(self.free[to] + self.delay + stall), message));
     }
 
     pub(super) fn transmit(&mut self, tunnel: usize, side: usize) -> bool {
