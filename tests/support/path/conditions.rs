@@ -22,7 +22,7 @@ pub(crate) struct Conditions {
 /// Losses of several packets in a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Bursts {
-    /// The packets of one burst.
+    /// The packets of one burst, as far as they come within [`BURST_MAX`].
     pub packets: u32,
     /// The time from the start of a burst to the next one.
     pub every: Duration,
@@ -96,6 +96,10 @@ pub(crate) enum DropCause {
     QueueFull,
 }
 
+/// The longest duration of a burst. Without this limit, a connection that only repeats lost segments,
+/// with longer and longer pauses, would lose all of them.
+const BURST_MAX: Duration = Duration::from_millis(100);
+
 /// One direction of a path.
 #[derive(Debug)]
 pub(crate) struct Direction {
@@ -106,6 +110,8 @@ pub(crate) struct Direction {
     next_burst: Duration,
     /// The packets that the current burst still drops.
     burst_left: u32,
+    /// When the current burst ends in any case.
+    burst_ends: Duration,
     is_blocked: bool,
 }
 
@@ -118,6 +124,7 @@ impl Direction {
             free_at: Duration::ZERO,
             next_burst: Duration::ZERO,
             burst_left: 0,
+            burst_ends: Duration::ZERO,
             is_blocked: false,
         };
         direction.set_conditions(Duration::ZERO, conditions);
@@ -173,9 +180,10 @@ impl Direction {
         };
         if now >= self.next_burst {
             self.burst_left = bursts.packets;
+            self.burst_ends = now + BURST_MAX;
             self.next_burst = now + bursts.every;
         }
-        let is_in_burst = self.burst_left > 0;
+        let is_in_burst = self.burst_left > 0 && now < self.burst_ends;
         self.burst_left = self.burst_left.saturating_sub(1);
         is_in_burst
     }
@@ -255,6 +263,17 @@ mod tests {
             .filter(|&number| fates[number] == Fate::Drop(DropCause::Burst))
             .collect();
         assert_eq!(dropped, [100, 101, 102, 200, 201, 202]);
+    }
+
+    #[test]
+    fn burst_ends_in_time_for_a_connection_with_few_packets() {
+        let bursty = conditions().with_bursts(30, 1000 * MILLISECOND);
+        let mut direction = Direction::new(bursty, 1);
+        let dropped = (0..100).filter(|&number| {
+            let now = 60 * MILLISECOND * number;
+            direction.on_packet(now, 100) == Fate::Drop(DropCause::Burst)
+        });
+        assert_eq!(dropped.count(), 2 * 5, "two in each burst");
     }
 
     #[test]
