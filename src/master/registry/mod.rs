@@ -62,7 +62,7 @@ struct SlotKey {
 struct SlotLinks {
     /// The link that may register key ids.
     newest: LinkNumber,
-    /// The previous link, during a handover.
+    /// The older link that keeps its channels, during a handover.
     older: Option<LinkNumber>,
 }
 
@@ -75,7 +75,7 @@ pub(super) struct AuthenticatedLink<L> {
     pub(super) instance: Id,
     pub(super) slot: Slot,
     pub(super) epoch: u64,
-    /// Whether the slot's previous link stays open until the role closes it.
+    /// Whether an older link of the slot stays open until the role closes it.
     pub(super) moves: bool,
     pub(super) handle: L,
 }
@@ -145,7 +145,7 @@ impl<L: Clone, A: Clone> Registry<L, A> {
     }
 
     /// Adds an authenticated link. The previous link of the slot loses its registrations. With
-    /// `moves` that link keeps its channels. Returns the older links that the caller must end.
+    /// `moves`, one older link keeps its channels. Returns the older links that the caller must end.
     pub(super) fn add_link(
         &mut self,
         new_link: AuthenticatedLink<L>,
@@ -160,8 +160,9 @@ impl<L: Clone, A: Clone> Registry<L, A> {
         {
             return Err(Superseded(entry.epoch));
         }
-        // Only the newest link and its direct predecessor stay: a third link ends the first.
-        let older = previous.map(|previous| previous.newest).filter(|_| moves);
+        let older = previous
+            .filter(|_| moves)
+            .map(|previous| self.link_to_keep(previous));
         let newest = link;
         self.slots.insert(key, SlotLinks { newest, older });
         self.links.insert(link, LinkEntry::new(new_link));
@@ -173,11 +174,24 @@ impl<L: Clone, A: Clone> Registry<L, A> {
         let ended = previous
             .older
             .into_iter()
-            .chain(Some(previous.newest).filter(|_| !moves));
+            .chain([previous.newest])
+            .filter(|number| Some(*number) != older);
         Ok(ended
             .filter_map(|number| self.links.get(&number))
             .map(|entry| entry.handle.clone())
             .collect())
+    }
+
+    /// Returns the link of a slot that stays beside a new one: the newest, unless only the older one
+    /// has channels. A newest link without channels may be dead, or an attempt that failed at the
+    /// role only (PROTOCOL 5.2).
+    fn link_to_keep(&self, links: SlotLinks) -> LinkNumber {
+        let has_channels =
+            |link: &LinkNumber| self.links.get(link).is_some_and(|entry| entry.channels > 0);
+        links
+            .older
+            .filter(|older| has_channels(older) && !has_channels(&links.newest))
+            .unwrap_or(links.newest)
     }
 
     /// Registers key ids for the link, and assigns attach requests that waited for them.

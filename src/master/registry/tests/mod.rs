@@ -293,6 +293,40 @@ fn handover_keeps_the_previous_link_and_routes_to_the_newest() {
 }
 
 #[test]
+fn third_link_of_a_slot_ends_the_older_one_without_channels() {
+    for (is_first_used, is_second_used, ended) in [
+        (true, false, 2),
+        (false, true, 1),
+        (true, true, 1),
+        (false, false, 1),
+    ] {
+        let mut registry = with_servers(0);
+        for (link, is_used) in [(1, is_first_used), (2, is_second_used)] {
+            add_link(&mut registry, link, Role::Server, id(1), link, true).expect("entered");
+            register(&mut registry, link, &[PORT]);
+            if is_used {
+                let attached = attach(&mut registry, 100, PORT, None, link as AttachId);
+                assert_eq!(server_of(&attached), Some(link));
+            }
+        }
+        assert_eq!(
+            add_link(&mut registry, 3, Role::Server, id(1), 3, true),
+            Ok(vec![ended]),
+            "channels on the first: {is_first_used}, on the second: {is_second_used}"
+        );
+        let kept = 3 - ended;
+        assert_eq!(register(&mut registry, kept, &[PORT]).accepted, []);
+        registry.remove_link(ended, Instant::now());
+        registry.remove_link(3, Instant::now());
+        assert_eq!(
+            register(&mut registry, kept, &[PORT]).accepted,
+            [PORT],
+            "the link that was kept serves again"
+        );
+    }
+}
+
+#[test]
 fn previous_link_serves_again_when_the_new_one_is_lost() {
     let mut registry = with_servers(1);
     add_link(&mut registry, 2, Role::Server, id(1), 2, true).expect("entered");

@@ -85,6 +85,12 @@ impl Model {
         links
     }
 
+    /// Returns which of these links stays beside a new one: one with channels, then the newest.
+    fn link_to_keep(&self, links: &[u64]) -> Option<u64> {
+        let links = links.iter().copied();
+        links.max_by_key(|link| (self.channels(*link) > 0, *link))
+    }
+
     fn may_register(&self, link: u64) -> bool {
         self.links
             .get(&link)
@@ -242,8 +248,8 @@ impl Comparison {
             Some(newest) if newest >= epoch => prop_assert_eq!(answer, Err(Superseded(newest))),
             _ => {
                 model.registered.retain(|(link, _)| !ended.contains(link));
-                if moves {
-                    ended.pop();
+                if moves && let Some(kept) = model.link_to_keep(&ended) {
+                    ended.retain(|link| *link != kept);
                 }
                 model.links.insert(link, (key, epoch));
                 model.superseded.extend(&ended);
