@@ -293,26 +293,34 @@ fn handover_keeps_the_previous_link_and_routes_to_the_newest() {
 }
 
 #[test]
-fn third_link_of_a_slot_ends_the_older_one_without_channels() {
-    for (is_first_used, is_second_used, ended) in [
-        (true, false, 2),
-        (false, true, 1),
-        (true, true, 1),
-        (false, false, 1),
+fn third_link_of_a_slot_ends_the_older_one_that_is_not_in_use() {
+    // For each of the two older links: whether it has a channel, and whether the role sent DATA.
+    let (unused, answered, in_use) = ((false, false), (true, false), (true, true));
+    for (first, second, ended) in [
+        (in_use, unused, 2),
+        (in_use, answered, 2),
+        (in_use, (false, true), 2),
+        (in_use, in_use, 1),
+        (answered, unused, 1),
+        (unused, in_use, 1),
+        (unused, unused, 1),
     ] {
         let mut registry = with_servers(0);
-        for (link, is_used) in [(1, is_first_used), (2, is_second_used)] {
+        for (link, (has_channel, has_sent_data)) in [(1, first), (2, second)] {
             add_link(&mut registry, link, Role::Server, id(1), link, true).expect("entered");
             register(&mut registry, link, &[PORT]);
-            if is_used {
+            if has_channel {
                 let attached = attach(&mut registry, 100, PORT, None, link as AttachId);
                 assert_eq!(server_of(&attached), Some(link));
+            }
+            if has_sent_data {
+                registry.on_data(link);
             }
         }
         assert_eq!(
             add_link(&mut registry, 3, Role::Server, id(1), 3, true),
             Ok(vec![ended]),
-            "channels on the first: {is_first_used}, on the second: {is_second_used}"
+            "{first:?}, {second:?}"
         );
         let kept = 3 - ended;
         assert_eq!(register(&mut registry, kept, &[PORT]).accepted, []);
