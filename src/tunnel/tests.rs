@@ -211,10 +211,24 @@ impl TunnelTestbed {
 
     /// Joins a lane on another pair of links. Returns the server's one.
     pub(crate) async fn join_lane(&self, client: &Tunnel) -> Arc<Outbox> {
+        self.join_lane_on_new_links(client).await.server
+    }
+
+    /// Joins a lane on another pair of links. Returns the client's one.
+    pub(crate) async fn join_client_lane(&self, client: &Tunnel) -> Arc<Outbox> {
+        self.join_lane_on_new_links(client).await.client
+    }
+
+    async fn join_lane_on_new_links(&self, client: &Tunnel) -> LinkPair {
         let link_pair = self.new_link_pair();
         let (client_result, _) = self.reattach(&link_pair, 1, client, Vec::new()).await;
         assert!(matches!(client_result, Ok(attach::AttachOutcome::Resumed)));
-        link_pair.server
+        link_pair
+    }
+
+    /// Returns the client's link of the first pair.
+    pub(crate) fn client_link(&self) -> Arc<Outbox> {
+        Arc::clone(&self.link_pair.client)
     }
 
     /// Returns the server's link of the first pair.

@@ -75,7 +75,7 @@ pub(super) enum PortAction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TunnelView {
     pub phase: TunnelPhase,
-    /// The slots other than the first whose present link carries a lane.
+    /// The slots other than the first whose newest link that is up carries a lane.
     pub further_lanes: Slots,
     /// Further lanes can join, at both ends.
     pub accepts_lanes: bool,

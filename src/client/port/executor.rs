@@ -2,6 +2,8 @@
 //! id: links, tunnels and attach requests.
 
 mod attach;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -124,13 +126,19 @@ impl PortExecutor {
 
     /// Handles a link that is established.
     pub(super) fn link_up(&mut self, outbox: &Arc<Outbox>) {
+        let Some((slot, id)) = self.link_of(outbox).map(|link| (link.slot, link.id())) else {
+            return;
+        };
+        self.handle(match slot {
+            0 => PortEvent::LinkUp(id),
+            slot => PortEvent::FurtherLinkUp { slot, link: id },
+        });
+        // Only now: to a machine that does not know this link yet, the older one would be without a
+        // lane.
         if let Some(link) = self.link_of(outbox) {
-            let (slot, id) = (link.slot, link.id());
-            self.handle(match slot {
-                0 => PortEvent::LinkUp(id),
-                slot => PortEvent::FurtherLinkUp { slot, link: id },
-            });
+            link.is_up = true;
         }
+        self.observe();
     }
 
     /// Handles a link that will be closed.
@@ -269,8 +277,8 @@ impl PortExecutor {
         // The newest one counts.
         let link = first.last().map(|link| link.id());
         let is_newest = |link: &&PortLink| {
-            let newer = |other: &PortLink| other.slot == link.slot && other.id() > link.id();
-            link.is_usable() && !self.links.iter().any(newer)
+            let mut others = self.links.iter();
+            link.is_usable() && !others.any(|other| other.has_replaced(link))
         };
         let further_lanes = further
             .into_iter()

@@ -19,6 +19,8 @@ pub(in crate::client) struct PortLink {
     pub(super) outbox: Arc<Outbox>,
     /// The slot of the link; 0 is the first.
     pub(super) slot: usize,
+    /// Whether the link is established. Until then it replaces no other one.
+    pub(super) is_up: bool,
     /// Whether the lanes of this link are to be left.
     pub(super) is_retiring: bool,
     /// Number of channels allocated so far. The counter cannot wrap, unlike a channel number.
@@ -37,6 +39,7 @@ impl PortLink {
         PortLink {
             outbox: Arc::clone(outbox),
             slot,
+            is_up: false,
             is_retiring: false,
             channels: Arc::default(),
             move_requests: move_requests.clone(),
@@ -56,6 +59,11 @@ impl PortLink {
     /// Returns whether the link carries new lanes.
     pub(super) fn is_usable(&self) -> bool {
         !self.has_ended() && !self.is_retiring
+    }
+
+    /// Returns whether this link is up and newer than `other` of the same slot.
+    pub(super) fn has_replaced(&self, other: &PortLink) -> bool {
+        self.is_up && self.slot == other.slot && self.id() > other.id()
     }
 
     /// Allocates an unused channel number, while there is one.

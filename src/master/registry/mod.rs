@@ -13,6 +13,7 @@
 
 mod results;
 mod server_choice;
+mod slot_links;
 #[cfg(test)]
 mod tests;
 
@@ -22,9 +23,12 @@ use std::{
     time::Instant,
 };
 
-use self::results::Found;
 pub(super) use self::results::{
     Assignment, Dispatch, Expired, Registered, RouteResult, Superseded,
+};
+use self::{
+    results::Found,
+    slot_links::{SlotKey, SlotLinks},
 };
 use super::{
     attach_queue::{AttachInfo, AttachQueue, Ticket},
@@ -48,24 +52,6 @@ pub(super) struct Registry<L, A> {
     channels_per_link: u32,
 }
 
-/// Identifies a slot among those of all instances. Newer links take over within it. The role is
-/// part of the key, so a client cannot take over a server by using its instance id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct SlotKey {
-    role: Role,
-    instance: Id,
-    slot: Slot,
-}
-
-/// The links of one slot.
-#[derive(Debug, Clone, Copy)]
-struct SlotLinks {
-    /// The link that may register key ids.
-    newest: LinkNumber,
-    /// The previous link, during a handover.
-    older: Option<LinkNumber>,
-}
-
 /// An authenticated link that enters the registry.
 #[derive(Debug, Clone)]
 pub(super) struct AuthenticatedLink<L> {
@@ -75,7 +61,7 @@ pub(super) struct AuthenticatedLink<L> {
     pub(super) instance: Id,
     pub(super) slot: Slot,
     pub(super) epoch: u64,
-    /// Whether the slot's previous link stays open until the role closes it.
+    /// Whether an older link of the slot stays open until the role closes it.
     pub(super) moves: bool,
     pub(super) handle: L,
 }
@@ -99,6 +85,8 @@ struct LinkEntry<L> {
     ports: BTreeSet<Id>,
     /// Open channels of this link, including waiting ones.
     channels: u32,
+    /// Whether the role has sent DATA on this link, so that it knows that the link is up.
+    has_sent_data: bool,
     /// The last channel number that the master assigned on this link.
     last_channel: u32,
     /// Whether attach requests may wait for room at this server.
@@ -118,6 +106,7 @@ impl<L> LinkEntry<L> {
             epoch: link.epoch,
             ports: BTreeSet::new(),
             channels: 0,
+            has_sent_data: false,
             last_channel: 0,
             has_waiters: false,
             last_served: Id([0; 16]),
@@ -142,42 +131,6 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             ports_per_link: limits.ports_per_link as usize,
             channels_per_link: limits.channels_per_link,
         }
-    }
-
-    /// Adds an authenticated link. The previous link of the slot loses its registrations. With
-    /// `moves` that link keeps its channels. Returns the older links that the caller must end.
-    pub(super) fn add_link(
-        &mut self,
-        new_link: AuthenticatedLink<L>,
-    ) -> Result<Vec<L>, Superseded> {
-        let AuthenticatedLink {
-            link, epoch, moves, ..
-        } = new_link;
-        let key = new_link.key();
-        let previous = self.slots.get(&key).copied();
-        if let Some(entry) = previous.and_then(|previous| self.links.get(&previous.newest))
-            && entry.epoch >= epoch
-        {
-            return Err(Superseded(entry.epoch));
-        }
-        // Only the newest link and its direct predecessor stay: a third link ends the first.
-        let older = previous.map(|previous| previous.newest).filter(|_| moves);
-        let newest = link;
-        self.slots.insert(key, SlotLinks { newest, older });
-        self.links.insert(link, LinkEntry::new(new_link));
-        let Some(previous) = previous else {
-            return Ok(Vec::new());
-        };
-        // Without registrations, the previous link gets no new channels, even if it stays open.
-        self.withdraw_all(previous.newest);
-        let ended = previous
-            .older
-            .into_iter()
-            .chain(Some(previous.newest).filter(|_| !moves));
-        Ok(ended
-            .filter_map(|number| self.links.get(&number))
-            .map(|entry| entry.handle.clone())
-            .collect())
     }
 
     /// Registers key ids for the link, and assigns attach requests that waited for them.
@@ -384,28 +337,6 @@ impl<L: Clone, A: Clone> Registry<L, A> {
     /// Returns the number of links.
     pub(super) fn links(&self) -> usize {
         self.links.len()
-    }
-
-    fn forget_link(&mut self, key: SlotKey, link: LinkNumber) {
-        let Some(slot_links) = self.slots.get_mut(&key) else {
-            return;
-        };
-        if slot_links.newest != link {
-            slot_links.older.take_if(|older| *older == link);
-        } else if let Some(older) = slot_links.older.take() {
-            // The handover target is lost, so the older link may register again.
-            slot_links.newest = older;
-        } else {
-            self.slots.remove(&key);
-        }
-    }
-
-    /// Whether this is the newest link of its slot.
-    fn is_current(&self, link: LinkNumber) -> bool {
-        self.links
-            .get(&link)
-            .and_then(|entry| self.slots.get(&entry.key))
-            .is_some_and(|slot_links| slot_links.newest == link)
     }
 
     /// Removes all registrations of the link. Its channels stay open.

@@ -66,7 +66,10 @@ impl ChannelPair {
         };
         match queue.push(payload, self.router.memory()) {
             Ok(pushed) => {
-                from.link.received_bytes.fetch_add(length, Relaxed);
+                let before = from.link.received_bytes.fetch_add(length, Relaxed);
+                if before == 0 && length > 0 {
+                    self.router.registry().on_data(from.link.number);
+                }
                 if pushed.pause {
                     from.link.outbox.control(&Frame::Pause(from.channel));
                 }

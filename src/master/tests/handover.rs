@@ -54,6 +54,38 @@ async fn third_link_of_an_instance_ends_the_first() {
 }
 
 #[tokio::test]
+async fn move_that_failed_at_the_role_only_ends_before_the_link_in_use() {
+    let master = start();
+    let (mut client, mut server) = connected_pair(&master).await;
+    for (role, instance) in [(Role::Server, 1), (Role::Client, 2)] {
+        // The role never read its WELCOME, and the master does not know that yet.
+        let mut failed = master.join_moving(role, instance, 2, &[]).await;
+        let mut retry = master.join_moving(role, instance, 3, &[]).await;
+        failed.expect_error(Code::Superseded).await;
+        retry.expect_alive().await;
+        client.data(1, b"continues").await;
+        server.expect_data(1, b"continues").await;
+    }
+}
+
+#[tokio::test]
+async fn first_flight_of_a_move_that_failed_at_the_client_does_not_put_it_in_use() {
+    let master = start();
+    let (mut client, mut server) = connected_pair(&master).await;
+    client.data(1, b"in use").await;
+    server.expect_data(1, b"in use").await;
+    let first_flight = [attach(1, PORT, INSTANCE, b"moves")];
+    let mut failed = master.join_moving(Role::Client, 2, 2, &first_flight).await;
+    assert_eq!(server.answer().await, 2);
+    failed.expect_data(1, b"answer").await;
+    let mut retry = master.join_moving(Role::Client, 2, 3, &first_flight).await;
+    failed.expect_error(Code::Superseded).await;
+    server.data(1, b"continues").await;
+    client.expect_data(1, b"continues").await;
+    retry.expect_alive().await;
+}
+
+#[tokio::test]
 async fn reconnected_instance_takes_over_and_old_channels_end() {
     let master = start();
     let (mut client, mut old) = connected_pair(&master).await;

@@ -93,7 +93,7 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
         for attempt in self.attempts.drain(..) {
             attempt.cancel.cancel();
             // The master may have accepted it. If the next link arrived there first, the master
-            // would end the oldest link of the slot, with its channels.
+            // could end an older link of the slot, with its channels.
             self.retiring.push(attempt);
         }
         let Some(current) = self.current.take() else {

@@ -293,6 +293,48 @@ fn handover_keeps_the_previous_link_and_routes_to_the_newest() {
 }
 
 #[test]
+fn third_link_of_a_slot_ends_the_older_one_that_is_not_in_use() {
+    // For each of the two older links: whether it has a channel, and whether the role sent DATA.
+    let (unused, answered, in_use) = ((false, false), (true, false), (true, true));
+    for (first, second, ended) in [
+        (in_use, unused, 2),
+        (in_use, answered, 2),
+        (in_use, (false, true), 2),
+        (in_use, in_use, 1),
+        (answered, unused, 1),
+        (unused, in_use, 1),
+        (unused, unused, 1),
+    ] {
+        let mut registry = with_servers(0);
+        for (link, (has_channel, has_sent_data)) in [(1, first), (2, second)] {
+            add_link(&mut registry, link, Role::Server, id(1), link, true).expect("entered");
+            register(&mut registry, link, &[PORT]);
+            if has_channel {
+                let attached = attach(&mut registry, 100, PORT, None, link as AttachId);
+                assert_eq!(server_of(&attached), Some(link));
+            }
+            if has_sent_data {
+                registry.on_data(link);
+            }
+        }
+        assert_eq!(
+            add_link(&mut registry, 3, Role::Server, id(1), 3, true),
+            Ok(vec![ended]),
+            "{first:?}, {second:?}"
+        );
+        let kept = 3 - ended;
+        assert_eq!(register(&mut registry, kept, &[PORT]).accepted, []);
+        registry.remove_link(ended, Instant::now());
+        registry.remove_link(3, Instant::now());
+        assert_eq!(
+            register(&mut registry, kept, &[PORT]).accepted,
+            [PORT],
+            "the link that was kept serves again"
+        );
+    }
+}
+
+#[test]
 fn previous_link_serves_again_when_the_new_one_is_lost() {
     let mut registry = with_servers(1);
     add_link(&mut registry, 2, Role::Server, id(1), 2, true).expect("entered");

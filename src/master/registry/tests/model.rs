@@ -34,6 +34,9 @@ enum ModelStep {
     Close {
         channel: usize,
     },
+    Data {
+        link: u64,
+    },
     RemoveLink {
         link: u64,
     },
@@ -53,6 +56,7 @@ fn step() -> impl Strategy<Value = ModelStep> {
             .prop_map(|(link, port, instance, avoid)| ModelStep::Attach { link, port, instance, avoid }),
         2 => (0_usize..40).prop_map(|wait| ModelStep::Cancel { wait }),
         2 => (0_usize..40).prop_map(|channel| ModelStep::Close { channel }),
+        3 => (0_u64..12).prop_map(|link| ModelStep::Data { link }),
         1 => (0_u64..12).prop_map(|link| ModelStep::RemoveLink { link }),
     ]
 }
@@ -63,6 +67,8 @@ struct Model {
     /// The key and the epoch of each link.
     links: HashMap<u64, (ModelKey, u64)>,
     superseded: HashSet<u64>,
+    /// The links on which the role has sent DATA.
+    sent_data: HashSet<u64>,
     registered: Vec<(u64, u8)>,
     /// Client, port, instance, attach request, ticket; in the order of arrival.
     waiting: Vec<(u64, u8, Option<u8>, AttachId, Ticket)>,
@@ -83,6 +89,13 @@ impl Model {
             .collect();
         links.sort_unstable();
         links
+    }
+
+    /// Returns which of these links stays beside a new one: one in use, then the newest.
+    fn link_to_keep(&self, links: &[u64]) -> Option<u64> {
+        let is_in_use = |link| self.channels(link) > 0 && self.sent_data.contains(&link);
+        let links = links.iter().copied();
+        links.max_by_key(|link| (is_in_use(*link), *link))
     }
 
     fn may_register(&self, link: u64) -> bool {
@@ -214,6 +227,13 @@ impl Comparison {
                 }
                 Ok(())
             }
+            ModelStep::Data { link } => {
+                self.registry.on_data(link);
+                if self.model.links.contains_key(&link) {
+                    self.model.sent_data.insert(link);
+                }
+                Ok(())
+            }
             ModelStep::RemoveLink { link } => self.remove_link(link),
         }
     }
@@ -242,8 +262,8 @@ impl Comparison {
             Some(newest) if newest >= epoch => prop_assert_eq!(answer, Err(Superseded(newest))),
             _ => {
                 model.registered.retain(|(link, _)| !ended.contains(link));
-                if moves {
-                    ended.pop();
+                if moves && let Some(kept) = model.link_to_keep(&ended) {
+                    ended.retain(|link| *link != kept);
                 }
                 model.links.insert(link, (key, epoch));
                 model.superseded.extend(&ended);
