@@ -188,6 +188,10 @@ impl Lanes {
     /// Records the peer's report of a lost lane, which may never have carried the tunnel at this
     /// end. Returns whether the report is new.
     fn on_report(&mut self, lane: LaneId) -> bool {
+        // Otherwise a repetition would displace another report, which would then count again.
+        if self.reported_by_peer.contains(&lane) {
+            return false;
+        }
         let oldest = self.reported_by_peer.first().copied();
         let is_full = self.reported_by_peer.len() >= REPORTS_MAX;
         // A live lane was never reported, however many later ones were.
@@ -198,7 +202,8 @@ impl Lanes {
         if is_full {
             self.reported_by_peer.pop_first();
         }
-        self.reported_by_peer.insert(lane)
+        self.reported_by_peer.insert(lane);
+        true
     }
 
     /// Makes `lane` the only one.

@@ -313,6 +313,25 @@ fn the_loss_of_an_old_lane_is_known_after_those_of_many_later_ones() {
     assert!(report(CONTROL.0).is_empty(), "a report counts once");
 }
 
+#[test]
+fn a_repeated_report_of_a_lost_lane_has_no_effect() {
+    let (mut pair, _) = pair_with_two_lanes();
+    messages(&mut pair.client, pair.now, CONTROL);
+    let mut has_effect = |lane: u64| {
+        let lost = message(&[TunnelFrame::Lost { lane: LaneId(lane) }]);
+        pair.client.handle_message(pair.now, BULK, lost).unwrap();
+        // What may be lost with a lane is sent again.
+        !messages(&mut pair.client, pair.now, CONTROL).is_empty()
+    };
+    for lane in 100..400 {
+        assert!(has_effect(lane), "the first report of lane {lane}");
+    }
+    // The oldest reports that the client remembers, one in the middle, and forgotten ones.
+    for lane in [144, 144, 145, 300, 144, 145, 399, 100, 143] {
+        assert!(!has_effect(lane), "lane {lane}");
+    }
+}
+
 fn data(stream: StreamId, offset: u64, bytes: Bytes) -> Bytes {
     message(&[TunnelFrame::Data {
         stream,
