@@ -22,7 +22,7 @@
 //!
 //! A pause behind a lost segment of TCP looks like a queue, and the rounds that contain it look like
 //! a slower path. Therefore the window has a *floor*: what the path delivered in the best of the
-//! last ten round trips. The length of a round trip is min_rtt, without the discount of a short path
+//! last ten round trips. The length of a round trip is min_rtt, less the discount of a short path
 //! beside an interactive stream. A burst after a pause is not the delivery of one round trip. A path
 //! that really became slower keeps a queue for that time. A probe ignores the floor, because it has
 //! to drain the queue, and its time does not count. A probe during a stall may find too long a
@@ -201,7 +201,9 @@ impl BandwidthEstimator {
     /// Restarts all measurements and keeps the window, because another attachment carries the
     /// tunnel, perhaps on another path.
     pub(super) fn restart(&mut self, now: Instant) {
-        *self = BandwidthEstimator::new(now, self.size(), self.max);
+        // A probe withheld credit from the path before, not from this one.
+        let window = self.size.max(self.floor);
+        *self = BandwidthEstimator::new(now, window, self.max);
     }
 
     /// Returns the window, in bytes. It is at least the floor, except during a probe.

@@ -272,6 +272,29 @@ fn probe_withholds_credit_in_spite_of_the_floor() {
 }
 
 #[test]
+fn attachment_that_begins_during_a_probe_keeps_the_window() {
+    let mut simulation = PathSimulation::new(100.0, 50);
+    simulation.flow(0, SERVER, FULL, FULL);
+    simulation.run(4.0);
+    let until = simulation.seconds() + 20.0;
+    let is_probing = |simulation: &mut PathSimulation| {
+        let window = &mut simulation.tunnels[0].muxes[CLIENT].window;
+        window.bandwidth().is_probing()
+    };
+    while !is_probing(&mut simulation) {
+        simulation.step();
+        assert!(simulation.seconds() < until, "no probe");
+    }
+    let during = simulation.window(0, CLIENT);
+    assert!(during < 0.8, "{during}");
+    let now = simulation.now();
+    let window = &mut simulation.tunnels[0].muxes[CLIENT].window;
+    window.bandwidth().restart(now);
+    let after = simulation.window(0, CLIENT);
+    assert!(after > 0.85, "{after}");
+}
+
+#[test]
 fn simulated_tcp_fills_the_path_and_stalls() {
     for path in paths() {
         let capacity = path.megabits * MEGABIT * SECONDS;
