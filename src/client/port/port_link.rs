@@ -84,8 +84,8 @@ impl PortLink {
 /// Returns the retiring links whose lanes of a tunnel can be left. `links` are all links, each with
 /// whether a lane of the tunnel uses it that is not being left.
 ///
-/// Such a lane waits for the one on the link that replaces its own. Without such a link, any lane
-/// on another link that stays can carry on.
+/// Such a lane waits for the one on the link that has replaced its own. Without such a link, any
+/// lane on another link that stays can carry on.
 pub(super) fn links_to_leave(links: &[(&PortLink, bool)]) -> Vec<LinkId> {
     let usable = || links.iter().filter(|(link, _)| link.is_usable());
     if !usable().any(|(_, carries)| *carries) {
@@ -93,7 +93,7 @@ pub(super) fn links_to_leave(links: &[(&PortLink, bool)]) -> Vec<LinkId> {
     }
     let can_leave = |link: &PortLink| {
         let mut replacements = usable()
-            .filter(|(other, _)| other.slot == link.slot && other.id() > link.id())
+            .filter(|(other, _)| other.has_replaced(link))
             .peekable();
         replacements.peek().is_none() || replacements.any(|(_, carries)| *carries)
     };
@@ -153,6 +153,7 @@ mod tests {
     #[test]
     fn replaced_link_is_left_when_its_replacement_has_a_lane() {
         let (first, old, mut new) = (link(0, false), link(1, true), link(1, false));
+        new.is_up = true;
         let left = |new: &PortLink, lane_on_new| {
             links_to_leave(&[(&first, true), (&old, true), (new, lane_on_new)])
         };
@@ -161,5 +162,13 @@ mod tests {
         new.is_retiring = true;
         assert_eq!(left(&new, false), [old.id()], "no lane will come");
         assert_eq!(left(&new, true), [old.id(), new.id()]);
+    }
+
+    #[test]
+    fn surplus_link_does_not_wait_for_one_that_is_being_established() {
+        // The slot is wanted again. The new link may never be up.
+        let (first, surplus, new) = (link(0, false), link(1, true), link(1, false));
+        let left = links_to_leave(&[(&first, true), (&surplus, true), (&new, false)]);
+        assert_eq!(left, [surplus.id()]);
     }
 }
