@@ -143,12 +143,16 @@ impl PortExecutor {
 
     /// Handles a link that will be closed.
     pub(super) fn link_retiring(&mut self, outbox: &Arc<Outbox>) {
-        if let Some(link) = self.link_of(outbox) {
-            link.is_retiring = true;
-            let (slot, id) = (link.slot, link.id());
-            if slot != 0 {
-                self.handle(PortEvent::FurtherLinkRetiring(id));
-            }
+        let Some(link) = self.link_of(outbox) else {
+            return;
+        };
+        link.is_retiring = true;
+        let (slot, id) = (link.slot, link.id());
+        if slot == 0 {
+            // The lane on the new link replaces those that it finds here. Others may have joined since.
+            self.observe();
+        } else {
+            self.handle(PortEvent::FurtherLinkRetiring(id));
         }
     }
 

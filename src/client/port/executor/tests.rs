@@ -60,6 +60,24 @@ fn requests(executor: &PortExecutor) -> Vec<LinkId> {
 }
 
 #[tokio::test]
+async fn lanes_on_a_replaced_first_link_are_left_when_it_retires() {
+    let bed = TunnelTestbed::new();
+    let (tunnel, _server) = bed
+        .tunnels(EncryptMethod::Plain, CompressMethod::Null)
+        .await;
+    until_lanes_can_join(&tunnel).await;
+    let (old, new) = (bed.client_link(), bed.join_client_lane(&tunnel).await);
+    let mut executor = with_tunnel(&tunnel, &old);
+    begin(&mut executor, &new, 0);
+    executor.link_up(&new);
+    assert!(tunnel.is_attached_through(old.id()));
+    executor.link_retiring(&old);
+    assert!(!tunnel.is_attached_through(old.id()));
+    assert!(tunnel.is_attached_through(new.id()));
+    bed.end().await;
+}
+
+#[tokio::test]
 async fn link_that_is_being_established_does_not_replace_the_one_before_it() {
     let bed = TunnelTestbed::new();
     let (tunnel, _server) = bed
