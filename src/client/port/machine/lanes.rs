@@ -136,7 +136,7 @@ impl PortMachine {
         now: Instant,
     ) {
         if let AttachResult::New(new) = result {
-            // The server has lost the tunnel, and the link of the first slot will tell.
+            // The server has lost the tunnel. The next request to resume it shows that too.
             let reason = super::EndTunnelReason::Redundant;
             self.actions.push(PortAction::EndTunnel {
                 tunnel: new.tunnel,

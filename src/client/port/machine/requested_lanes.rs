@@ -38,7 +38,8 @@ struct TunnelLanes {
     change_at: Instant,
     /// When missing lanes may be requested again.
     request_at: Instant,
-    /// When to look again. Set while something waits for one of these times.
+    /// When to look again. Set while something waits for one of these times, or for a link that is
+    /// being established.
     look_at: Option<Instant>,
 }
 
@@ -104,7 +105,7 @@ impl PortMachine {
         let waiting: Vec<LinkId> = self
             .links_without_lane(tunnel, view.further_lanes)
             .collect();
-        let reserved = waiting.len() + self.links_to_come();
+        let to_come = self.links_to_come();
         let Some(lanes) = self.requested.of(tunnel, view.requested_lanes, now) else {
             return;
         };
@@ -114,9 +115,15 @@ impl PortMachine {
             self.actions.push(PortAction::LeaveLanes { tunnel, keep });
             return;
         }
-        let missing = lanes
+        let without = lanes
             .target
-            .saturating_sub(view.lanes + in_flight + reserved);
+            .saturating_sub(view.lanes + in_flight + waiting.len());
+        let missing = without.saturating_sub(to_come);
+        if missing < without {
+            // No event reports that a link could not be established.
+            let next = now + LANE_CHANGE;
+            lanes.look_at = lanes.look_at.into_iter().chain([next]).min();
+        }
         let is_open = |link: &&LinkId| !waiting.contains(*link);
         let open: Vec<LinkId> = links.iter().filter(is_open).copied().collect();
         if missing == 0 || open.is_empty() {
@@ -139,7 +146,7 @@ impl PortMachine {
     /// Handles the outcome of a request for a lane. The number of lanes shows whether it succeeded.
     pub(super) fn on_requested_lane_done(&mut self, result: &AttachResult) {
         if let AttachResult::New(new) = result {
-            // The server has lost the tunnel, and the link of the first slot will tell.
+            // The server has lost the tunnel. The next request to resume it shows that too.
             self.actions.push(PortAction::EndTunnel {
                 tunnel: new.tunnel,
                 reason: EndTunnelReason::Redundant,

@@ -19,7 +19,7 @@ pub(super) struct LaneRequests {
     wanted: u64,
     /// The number and the lanes of the largest request that has arrived.
     arrived: (u64, u64),
-    /// The lanes that the events have told the client's application.
+    /// The lanes that the client's application knows from the events.
     announced: u64,
 }
 
