@@ -96,8 +96,8 @@ impl Mux {
         Some(outcome)
     }
 
-    /// Measures the age of all gaps from now, because a lane was added or lost: the peer may have
-    /// to send the missing bytes again.
+    /// Measures the age of all gaps from now, because a lane was added or lost, or has stalled: the
+    /// peer may have to send the missing bytes again.
     pub(super) fn restart_gaps(&mut self, now: Instant) {
         for gap in self.gaps.streams.values_mut() {
             gap.since = now;
