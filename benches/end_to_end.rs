@@ -24,7 +24,9 @@
 //! | `goals` | the goals |
 //! | `tables`, `plot`, `machine` | output; facts about the machine |
 //!
-//! `support/` has what several benchmarks use. A failed transfer ends the run with an error and the last log lines of the processes. Every
+//! `support/` has what several benchmarks use.
+//!
+//! A failed transfer ends the run with an error and the last log lines of the processes. Every
 //! process is ended in any case.
 
 #[path = "end_to_end/alone.rs"]

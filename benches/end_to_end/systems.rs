@@ -185,8 +185,8 @@ fn chain(
 }
 
 /// rePort's three processes. All their addresses are loopback, where the default of
-/// `congestion_control` is the system's algorithm. So the field is not set, and `--beside` can measure
-/// builds that do not know it.
+/// `congestion_control` is the system's algorithm. So the field is not set, and `--beside` can
+/// measure builds that do not know it.
 struct Roles<'a> {
     program: &'a Path,
     name: String,

@@ -21,8 +21,8 @@ use super::{
 const SERVER_LINGER: Duration = Duration::from_secs(1);
 
 /// The longest time that an old link stays up after GOAWAY on the link that replaced it (PROTOCOL
-/// 12). The next link waits for it. A master gives its links 5 s by default, so the next link has
-/// the rest of that time to take over.
+/// 12). The next link waits for it. After GOAWAY a master leaves a link at least half of its grace
+/// period, 2.5 s by default. The next link has the rest of that time to take over.
 pub(super) const GOAWAY_RETIREMENT: Duration = Duration::from_secs(2);
 
 /// The next attempt and its time.

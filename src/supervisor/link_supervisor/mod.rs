@@ -10,9 +10,10 @@
 //!                                              └ not wanted by the set: retiring, without a plan
 //! ```
 //!
-//! A link that retires keeps its time to be left, whatever happens to newer ones. Two links may
-//! therefore retire at the same time: one that was replaced, and the newer one, which the set does
-//! not want any more. The next link then waits for one of them.
+//! A link that retires keeps its time to be left when newer ones retire too. Only GOAWAY on a newer
+//! one shortens it, because the next link waits for it. Two links may therefore retire at the same
+//! time: one that was replaced, and the newer one, which the set does not want any more. The next
+//! link then waits for one of them.
 //!
 //! Each link runs in a separate task, which the supervisor joins. The supervisor decides when and
 //! where to dial; `attempt` establishes a link.

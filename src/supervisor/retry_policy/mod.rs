@@ -106,8 +106,8 @@ pub(super) struct RetryPolicy {
 struct MasterRetry {
     /// When its rest is over.
     rests_until: Option<Instant>,
-    /// The end of the wait that the master asked for in its latest refusal. The end of a link does
-    /// not shorten it.
+    /// The end of the wait that the master asked for in its latest refusal. The end of a link or a
+    /// later failure does not shorten it.
     refuses_until: Option<Instant>,
     /// The range that the master's latest WELCOME advised, or zero.
     advised_range: Duration,
@@ -154,12 +154,11 @@ impl MasterRetry {
         }
     }
 
-    /// Records that the master asks for this wait. Returns the wait with its random part.
-    fn refuse_for(&mut self, now: Instant, wait: Duration) -> Duration {
+    /// Records that the master asks for this wait, and adds a random part.
+    fn refuse_for(&mut self, now: Instant, wait: Duration) {
         let wait = wait.mul_f64(1.0 + RETRY_AFTER_JITTER * fastrand::f64());
         self.refuses_until = Some(now + wait);
         self.rests_until = self.rests_until.max(self.refuses_until);
-        wait
     }
 
     /// Forgets the failures, but not what the master asked for.
@@ -201,7 +200,8 @@ impl RetryPolicy {
 
     /// Records that a link to `master` has ended after `lived`, or has to be replaced. Returns the
     /// next attempt: at the same master, unless attempts at it have failed in the meantime and
-    /// another master is ready.
+    /// another master is ready, or it asks for a wait that lasts longer than the rest of another
+    /// one.
     pub(super) fn on_link_end(
         &mut self,
         now: Instant,
@@ -228,8 +228,10 @@ impl RetryPolicy {
                 // The link lived, so the master's earlier failures do not count any more.
                 let ended = &mut self.masters[master];
                 ended.reset();
-                let wait = same.wait.max(ended.remaining_rest(now));
-                return NextAttempt { wait, ..same };
+                if ended.remaining_rest(now).is_zero() {
+                    return same;
+                }
+                // It asked for a wait, which may be longer than the rest of another master.
             }
         }
         self.next(now, master, &|_| false).unwrap_or(same)
@@ -256,10 +258,12 @@ impl RetryPolicy {
         } else {
             MAX_REST.min(drawn + CONFIGURATION_REST)
         };
-        master.rests_until = Some(now + rest);
-        master.refuses_until = None;
-        let asked = failure.retry_after.map(|wait| master.refuse_for(now, wait));
-        asked.map_or(rest, |wait| wait.max(rest))
+        // The master may have asked for a wait while this attempt was running.
+        master.rests_until = Some(now + rest).max(master.refuses_until);
+        if let Some(wait) = failure.retry_after {
+            master.refuse_for(now, wait);
+        }
+        master.remaining_rest(now)
     }
 
     /// Returns the next attempt after one at `master`, without the `excluded` masters: the next

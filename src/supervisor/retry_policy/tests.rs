@@ -338,6 +338,27 @@ fn wait_that_a_master_asks_for_with_the_end_of_a_link_is_kept() {
 }
 
 #[test]
+fn link_that_ends_with_a_long_wait_yields_to_a_master_whose_rest_ends_first() {
+    let mut fixture = Fixture::new(2);
+    let wait = fixture.attempt_is_refused(1);
+    fixture.policy.on_refused(fixture.now, 0, 600 * SECOND);
+    let next = fixture.link_ends(0, 100 * SECOND);
+    assert_eq!(next, NextAttempt { master: 1, wait });
+}
+
+#[test]
+fn failure_of_a_running_attempt_does_not_shorten_the_wait_that_its_master_asked_for() {
+    let mut fixture = Fixture::new(1);
+    fixture.policy.on_refused(fixture.now, 0, 20 * SECOND);
+    fixture.now += SECOND;
+    let rest = fixture.attempt_fails(0, SECOND);
+    assert!(rest >= 19 * SECOND, "{rest:?}");
+    assert_eq!(fixture.next(0).wait, rest);
+    fixture.now += rest;
+    assert!(fixture.attempt_fails(0, SECOND) <= MAX_REST_WHILE_RESUMABLE);
+}
+
+#[test]
 fn retry_after_of_zero_asks_for_nothing() {
     let mut fixture = Fixture::new(1);
     assert!(fixture.attempt_is_postponed(0, Duration::ZERO) <= INITIAL_REST);

@@ -47,7 +47,7 @@ impl Fixture {
         (fixture, links)
     }
 
-    /// Takes the next event, which has to be a retirement for want of need. Returns the link.
+    /// Takes the next event, which has to be the retirement of a surplus link. Returns the link.
     pub(super) async fn surplus(&mut self) -> RoleLink {
         match self.events.recv().await {
             Some(RoleEvent::Retiring(link, RetirementCause::Surplus)) => link,
@@ -140,7 +140,7 @@ async fn attempts_at_unneeded_links_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn replaced_link_is_left_in_peace_when_its_replacement_is_surplus() {
+async fn replaced_link_keeps_its_time_when_its_replacement_is_surplus() {
     let (mut fixture, mut links) = Fixture::with_replaced_link(1).await;
     fixture.links.set_wanted(1);
     let surplus = fixture.surplus().await;
@@ -262,7 +262,7 @@ async fn surplus_link_keeps_its_time_after_go_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn go_away_and_a_falling_number_leave_a_replaced_link_a_moment() {
+async fn go_away_shortens_the_time_of_a_replaced_link_when_the_number_falls_too() {
     let (mut fixture, mut links) = Fixture::with_replaced_link(1).await;
     links.new.send_go_away().await;
     let asked = Instant::now();
