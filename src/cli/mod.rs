@@ -39,7 +39,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::telemetry::escape_text;
+use crate::telemetry::{self, LogFormat, escape_text};
 
 /// A tunnel over WebSockets with a blind relay and resumable connections.
 ///
@@ -92,11 +92,23 @@ pub fn main() -> ExitCode {
         Some(Command::Keygen(arguments)) => keygen::keygen(&arguments),
         Some(Command::Quickstart(arguments)) => quickstart::quickstart(arguments),
     };
-    crate::telemetry::flush();
-    outcome.unwrap_or_else(|error| {
-        print_error(&error_text(&error));
+    let code = outcome.unwrap_or_else(|error| {
+        report_failure(&error_text(&error));
         ExitCode::FAILURE
-    })
+    });
+    telemetry::flush();
+    code
+}
+
+/// Prints why the process fails. Standard error with JSON logs gets a further log line, so that
+/// each of its lines is JSON.
+fn report_failure(message: &str) {
+    if telemetry::format() == Some(LogFormat::Json) {
+        tracing::error!("{message}");
+    } else {
+        telemetry::flush();
+        print_error(message);
+    }
 }
 
 /// Joins an error and its causes. Skips a cause whose text the message already contains.
