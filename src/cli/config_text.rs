@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use crate::{
     config::{
-        ClientConfig, Config, CongestionControl, FallbackConfig, LinkConfig, MasterChoice,
-        MasterConfig, PortConfig, RoleConfig, ServerConfig,
+        ClientConfig, Config, CongestionControl, FallbackConfig, LinkConfig, LogFormat,
+        MasterChoice, MasterConfig, PortConfig, RoleConfig, ServerConfig,
     },
     net::dial::{Bind, DialParameters, ProxyChoice},
     telemetry::escape_text,
@@ -20,6 +20,9 @@ pub(super) fn describe(config: &Config) -> String {
             config.common.log_level.as_str().to_lowercase()
         ),
     ];
+    if config.common.log_format == LogFormat::Json {
+        lines.push("log_format: json".to_owned());
+    }
     match &config.role {
         RoleConfig::Master(master) => describe_master(master, &mut lines),
         RoleConfig::Server(server) => describe_server(server, &mut lines),
@@ -260,13 +263,14 @@ mod tests {
 
     #[test]
     fn the_description_contains_settings_but_no_keys() {
-        let text = r#"{"mode": "server", "master": "host:1", "master_key": "hush", "ports": [
+        let text = r#"{"mode": "server", "log_format": "json", "master": "host:1", "master_key": "hush", "ports": [
             {"mark": "远程桌面", "local_address": "127.0.0.1:3389", "port_key": "hush", "compress_method": "zstd"},
             {"mark": "web", "local_address": "127.0.0.1:80", "port_key": "hushed", "proxy_protocol": "v2"}]}"#;
         let loaded = config::parse(text, Path::new("c.json"), &|_| None).expect("loads");
         let output = describe(&loaded.config);
         for part in [
             "mode: server",
+            "log_format: json",
             "ws://host:1/",
             "远程桌面",
             "dials 127.0.0.1:3389;",

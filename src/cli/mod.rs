@@ -5,8 +5,10 @@
 //! | `report [--config FILE]` | `run`, with `roles` (builds a role from a configuration) and `signals` |
 //! | `report bench` | `bench`, with `bench_report` (the results as text and JSON) |
 //! | `report check` | `check`, with `config_text` (the description of a configuration) |
+//! | `report completions` | `completions` |
 //! | `report doctor` | `doctor`, with `doctor_subject` (what it checks for a configuration) and `doctor_text` (the text output) |
 //! | `report keygen` | `keygen` |
+//! | `report man` | `man` |
 //! | `report quickstart` | `quickstart`, with `configurations` (the three files) and `page` (the built-in web page) |
 //!
 //! Exit codes: 0 success, 1 failure with a message, 2 invalid arguments. 130 and 143 mean that a
@@ -16,12 +18,14 @@
 mod bench;
 mod bench_report;
 mod check;
+mod completions;
 mod config_text;
 mod configurations;
 mod doctor;
 mod doctor_subject;
 mod doctor_text;
 mod keygen;
+mod man;
 mod page;
 mod progress;
 mod quickstart;
@@ -39,7 +43,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::telemetry::escape_text;
+use crate::telemetry::{self, LogFormat, escape_text};
 
 /// A tunnel over WebSockets with a blind relay and resumable connections.
 ///
@@ -66,10 +70,14 @@ enum Command {
     Bench(bench::BenchArguments),
     /// Validate a configuration and describe its meaning
     Check(ConfigFile),
+    /// Print completions for a shell
+    Completions(completions::CompletionsArguments),
     /// Diagnose connectivity for a configuration
     Doctor(doctor::DoctorArguments),
     /// Generate a random key
     Keygen(keygen::KeygenArguments),
+    /// Print the man page, or write those of all commands
+    Man(man::ManArguments),
     /// Run master, server and client on this machine
     Quickstart(quickstart::QuickstartArguments),
 }
@@ -88,15 +96,29 @@ pub fn main() -> ExitCode {
         None => run::run(&arguments.file.config),
         Some(Command::Bench(arguments)) => bench::bench(&arguments),
         Some(Command::Check(file)) => check::check(&file.config),
+        Some(Command::Completions(arguments)) => completions::completions(&arguments),
         Some(Command::Doctor(arguments)) => doctor::doctor(&arguments),
         Some(Command::Keygen(arguments)) => keygen::keygen(&arguments),
+        Some(Command::Man(arguments)) => man::man(&arguments),
         Some(Command::Quickstart(arguments)) => quickstart::quickstart(arguments),
     };
-    crate::telemetry::flush();
-    outcome.unwrap_or_else(|error| {
-        print_error(&error_text(&error));
+    let code = outcome.unwrap_or_else(|error| {
+        report_failure(&error_text(&error));
         ExitCode::FAILURE
-    })
+    });
+    telemetry::flush();
+    code
+}
+
+/// Prints why the process fails. Standard error with JSON logs gets a further log line, so that
+/// each of its lines is JSON.
+fn report_failure(message: &str) {
+    if telemetry::format() == Some(LogFormat::Json) {
+        tracing::error!("{message}");
+    } else {
+        telemetry::flush();
+        print_error(message);
+    }
 }
 
 /// Joins an error and its causes. Skips a cause whose text the message already contains.
@@ -166,6 +188,9 @@ mod tests {
             vec!["report", "chek"],
             vec!["report", "--confg", "a"],
             vec!["report", "keygen", "now"],
+            vec!["report", "completions"],
+            vec!["report", "completions", "tcsh"],
+            vec!["report", "man", "check"],
             vec!["report", "--config", "a", "check"],
             vec!["report", "bench", "--seconds", "0"],
             vec!["report", "bench", "--seconds", "soon"],

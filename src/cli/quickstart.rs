@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     config::{HostPort, HostPortError},
-    telemetry,
+    telemetry::{self, LogFormat},
 };
 
 /// Preferred ports. They keep addresses stable across runs while they are free. The README uses the
@@ -59,7 +59,7 @@ fn service_address(text: &str) -> Result<HostPort, HostPortError> {
 /// # Errors
 /// Fails when a port is taken, a file cannot be written, or a role fails.
 pub(super) fn quickstart(arguments: QuickstartArguments) -> anyhow::Result<ExitCode> {
-    telemetry::start(Level::WARN)?;
+    telemetry::start(Level::WARN, LogFormat::Text)?;
     // The page and the three roles drain one after the other.
     run_with_signals(
         threads::combined_runtime()?,

@@ -23,7 +23,8 @@ use crate::{
 /// Fails when the file is invalid, or the role cannot run.
 pub(super) fn run(file: &Path) -> anyhow::Result<ExitCode> {
     let loaded = config::load(file)?;
-    telemetry::start(loaded.config.common.log_level)?;
+    let common = &loaded.config.common;
+    telemetry::start(common.log_level, common.log_format)?;
     raise_open_files();
     for warning in warnings(&loaded) {
         tracing::warn!("{warning}");

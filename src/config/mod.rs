@@ -10,8 +10,8 @@
 //! rules between fields in its `check`.
 //!
 //! An error reports as many problems as possible at once, each with its position and remedy. This
-//! module knows the constants of the protocol, the names of the methods, and how a master is
-//! addressed and dialled. It knows nothing else of the layers.
+//! module knows the constants of the protocol, the names of the methods, the formats of the logs, and
+//! how a master is addressed and dialled. It knows nothing else of the layers.
 
 mod address;
 mod bounded;
@@ -55,9 +55,12 @@ pub use role::{
 };
 pub use secret::{Secret, SecretError, SecretSources};
 
-pub use crate::net::{
-    congestion_control::CongestionControl,
-    dial::{DialParameters, MasterAddress},
+pub use crate::{
+    net::{
+        congestion_control::CongestionControl,
+        dial::{DialParameters, MasterAddress},
+    },
+    telemetry::LogFormat,
 };
 pub use report_proto::{compress::CompressMethod, crypto::EncryptMethod};
 
@@ -80,6 +83,14 @@ pub struct CommonConfig {
     #[serde(default = "word::default", with = "word")]
     #[schemars(schema_with = "word::schema::<tracing::Level>")]
     pub log_level: tracing::Level,
+    /// The [format of logs](diagnostics.md#logs): lines of text, or one JSON object per line.
+    #[serde(
+        default = "word::default",
+        with = "word",
+        skip_serializing_if = "word::is_default"
+    )]
+    #[schemars(schema_with = "word::schema::<LogFormat>")]
+    pub log_format: LogFormat,
     /// How long connections may take to end after SIGINT, SIGTERM or SIGHUP, and at a master how
     /// long links may take to move elsewhere. A second signal ends the process at once.
     #[serde(default, skip_serializing_if = "values::is_default")]
@@ -94,6 +105,7 @@ impl Default for CommonConfig {
     fn default() -> Self {
         Self {
             log_level: word::default(),
+            log_format: word::default(),
             grace_period: GracePeriod::default(),
         }
     }

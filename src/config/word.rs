@@ -5,7 +5,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
 
 use super::error::{InvalidValue, nearest, nearest_or_all};
-use crate::text::without_password;
+use crate::{telemetry::LogFormat, text::without_password};
 
 /// A value that a file names by a word.
 pub(super) trait Word: Copy + PartialEq + 'static {
@@ -75,6 +75,18 @@ impl Word for tracing::Level {
             tracing::Level::INFO => "info",
             tracing::Level::DEBUG => "debug",
             tracing::Level::TRACE => "trace",
+        }
+    }
+}
+
+impl Word for LogFormat {
+    const ALL: &'static [Self] = &[LogFormat::Text, LogFormat::Json];
+    const DEFAULT: Self = LogFormat::Text;
+
+    fn word(self) -> &'static str {
+        match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Log output: level, format and destination. This module does not know what is logged.
 
 mod escape;
+mod json;
 mod queue;
 
 use std::{
@@ -11,16 +12,20 @@ use std::{
 };
 
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
-use tracing::{Level, Subscriber, level_filters::LevelFilter};
+use tracing::{Dispatch, Level, level_filters::LevelFilter};
 use tracing_subscriber::{
     filter::Targets,
-    fmt::{MakeWriter, SubscriberBuilder, format::Writer, time::FormatTime},
+    fmt::{
+        MakeWriter, SubscriberBuilder,
+        format::{JsonFields, Writer},
+        time::FormatTime,
+    },
     layer::SubscriberExt,
-    registry::LookupSpan,
     util::{SubscriberInitExt, TryInitError},
 };
 
 pub use escape::{escape_json, escape_text};
+use json::JsonFormat;
 use queue::LogQueue;
 
 /// The queue in front of standard error, set when logging starts.
@@ -32,6 +37,19 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// RFC 3339 in UTC with milliseconds, as in `2026-02-28T23:59:59.999Z`.
 const TIMESTAMP: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
+/// The words of the line that reports dropped lines.
+const DROP_MESSAGE: &str = "log lines were dropped";
+
+/// The format of log lines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text, in colours on a terminal.
+    #[default]
+    Text,
+    /// One JSON object per line, never in colours.
+    Json,
+}
 
 /// Why logging cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -52,18 +70,19 @@ const CRATE_TARGET: &str = "report";
 const SILENCED_TARGETS: [&str; 3] = ["tungstenite", "tokio_tungstenite", "sspi"];
 
 /// Sends the logs of all threads to standard error: our own from `level` up, those of other crates
-/// from `warn` up. Terminals get colours unless `NO_COLOR` is set (<https://no-color.org>).
+/// from `warn` up. Terminals get text in colours unless `NO_COLOR` is set
+/// (<https://no-color.org>).
 ///
 /// Logging never blocks on the reader of standard error and never fails: see `queue`.
 ///
 /// # Errors
 /// Fails when logging has already started, or the writer thread cannot start.
-pub fn start(level: Level) -> Result<(), StartError> {
+pub fn start(level: Level, format: LogFormat) -> Result<(), StartError> {
     let named = |name| env::var_os(name).filter(|value| !value.is_empty());
     let dumb = named("TERM").is_some_and(|terminal| terminal == "dumb");
     let colour = io::stderr().is_terminal() && named("NO_COLOR").is_none() && !dumb;
-    let queue = LogQueue::start(io::stderr())?;
-    subscriber(level, colour, queue.clone()).try_init()?;
+    let queue = LogQueue::start(io::stderr(), format)?;
+    dispatch(level, format, colour, queue.clone()).try_init()?;
     let _ = QUEUE.set(queue);
     Ok(())
 }
@@ -74,6 +93,12 @@ pub fn flush() {
     if let Some(queue) = QUEUE.get() {
         queue.flush(FLUSH_TIMEOUT);
     }
+}
+
+/// Returns the format of the logs, or `None` before they start.
+#[must_use]
+pub fn format() -> Option<LogFormat> {
+    QUEUE.get().map(LogQueue::format)
 }
 
 /// Formats the system's time as the log lines show it.
@@ -92,20 +117,26 @@ impl FormatTime for Utc {
     }
 }
 
-fn subscriber<W>(level: Level, colour: bool, writer: W) -> impl Subscriber + for<'a> LookupSpan<'a>
+/// Builds the pipeline from events to the lines that `writer` gets. JSON ignores `colour`.
+fn dispatch<W>(level: Level, format: LogFormat, colour: bool, writer: W) -> Dispatch
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     // The builder has its own filter, which would stop at `info`.
     let builder = SubscriberBuilder::default()
-        .compact()
-        .with_timer(Utc)
-        .with_ansi(colour)
-        .with_writer(writer);
-    builder
         .with_max_level(LevelFilter::TRACE)
-        .finish()
-        .with(filter(level))
+        .with_writer(writer);
+    match format {
+        LogFormat::Text => {
+            let text = builder.compact().with_timer(Utc).with_ansi(colour);
+            Dispatch::new(text.finish().with(filter(level)))
+        }
+        LogFormat::Json => {
+            let json = builder.with_ansi(false).fmt_fields(JsonFields::new());
+            let json = json.event_format(JsonFormat);
+            Dispatch::new(json.finish().with(filter(level)))
+        }
+    }
 }
 
 fn filter(level: Level) -> Targets {
@@ -125,7 +156,12 @@ mod tests {
     use super::*;
 
     /// Returns the log output of `events`.
-    fn logged(level: Level, events: impl FnOnce()) -> String {
+    pub(super) fn logged(
+        level: Level,
+        format: LogFormat,
+        colour: bool,
+        events: impl FnOnce(),
+    ) -> String {
         #[derive(Clone, Default)]
         struct Buffer(Arc<Mutex<Vec<u8>>>);
         impl io::Write for Buffer {
@@ -138,8 +174,14 @@ mod tests {
         }
         let lines = Buffer::default();
         let writer = lines.clone();
-        tracing::subscriber::with_default(subscriber(level, false, move || writer.clone()), events);
+        let dispatch = dispatch(level, format, colour, move || writer.clone());
+        tracing::dispatcher::with_default(&dispatch, events);
         String::from_utf8(lines.0.lock().expect("lock not poisoned").clone()).expect("text")
+    }
+
+    /// Returns the log output of `events` as text.
+    fn logged_text(level: Level, events: impl FnOnce()) -> String {
+        logged(level, LogFormat::Text, false, events)
     }
 
     #[test]
@@ -159,7 +201,7 @@ mod tests {
 
     #[test]
     fn own_events_pass_from_the_configured_level_up() {
-        let text = logged(Level::DEBUG, || {
+        let text = logged_text(Level::DEBUG, || {
             tracing::trace!("too fine");
             tracing::debug!(port = "远程桌面", "attached");
         });
@@ -180,15 +222,32 @@ mod tests {
             tracing::error!(target: "tungstenite::protocol", "payload two");
             tracing::error!(target: "tokio_tungstenite", "payload three");
         };
-        let text = logged(Level::TRACE, events);
+        let text = logged_text(Level::TRACE, events);
         assert!(
             text.contains("warned") && !text.contains("payload"),
             "{text}"
         );
         assert_eq!(
-            logged(Level::ERROR, events),
+            logged_text(Level::ERROR, events),
             "",
             "a level below warn holds for all"
+        );
+        let json = logged(Level::TRACE, LogFormat::Json, false, events);
+        assert!(
+            json.lines().count() == 1 && json.contains("warned"),
+            "{json}"
+        );
+    }
+
+    #[test]
+    fn only_text_has_colours() {
+        let event = || tracing::warn!("warned");
+        let text = logged(Level::INFO, LogFormat::Text, true, event);
+        assert!(text.contains("\u{1b}["), "{text}");
+        let json = logged(Level::INFO, LogFormat::Json, true, event);
+        assert!(
+            !json.contains('\u{1b}') && !json.contains("\\u001b"),
+            "{json}"
         );
     }
 }

@@ -12,7 +12,11 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::escape::escape_log_line;
+use super::{
+    LogFormat,
+    escape::{escape_json, escape_log_line},
+    json,
+};
 
 /// The maximum size of the queue in bytes: several thousand lines, enough for any burst that a
 /// terminal can display.
@@ -28,16 +32,25 @@ struct QueueState {
 }
 
 /// A queue of log lines. Clones share it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct LogQueue(Arc<(Mutex<QueueState>, Condvar)>);
+#[derive(Debug, Clone)]
+pub(super) struct LogQueue {
+    format: LogFormat,
+    shared: Arc<(Mutex<QueueState>, Condvar)>,
+}
 
 impl LogQueue {
     /// Starts a thread that writes the queue to `output`.
     ///
     /// # Errors
     /// Fails when the thread cannot start.
-    pub(super) fn start(output: impl Write + Send + 'static) -> io::Result<LogQueue> {
-        let queue = LogQueue::default();
+    pub(super) fn start(
+        output: impl Write + Send + 'static,
+        format: LogFormat,
+    ) -> io::Result<LogQueue> {
+        let queue = LogQueue {
+            format,
+            shared: Arc::default(),
+        };
         let lines = queue.clone();
         thread::Builder::new()
             .name("log".into())
@@ -45,15 +58,20 @@ impl LogQueue {
         Ok(queue)
     }
 
+    /// Returns the format of the lines.
+    pub(super) fn format(&self) -> LogFormat {
+        self.format
+    }
+
     /// Waits until all queued lines are written or dropped, for at most `limit`.
     pub(super) fn flush(&self, limit: Duration) {
-        let (_, changed) = &*self.0;
+        let (_, changed) = &*self.shared;
         let is_busy = |lines: &mut QueueState| lines.is_writing || !lines.waiting.is_empty();
         drop(changed.wait_timeout_while(self.lines(), limit, is_busy));
     }
 
     fn lines(&self) -> MutexGuard<'_, QueueState> {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn push(&self, line: &[u8]) {
@@ -66,12 +84,12 @@ impl LogQueue {
         lines.bytes = lines.bytes.saturating_add(line.len());
         lines.waiting.push_back(line.to_vec());
         drop(lines);
-        self.0.1.notify_all();
+        self.shared.1.notify_all();
     }
 
     /// Waits for the next line. Also returns the number of lines dropped before it.
     fn next(&self) -> (Vec<u8>, u64) {
-        let (_, changed) = &*self.0;
+        let (_, changed) = &*self.shared;
         let mut lines = self.lines();
         // The previous line is written, so a waiting flush may be complete.
         lines.is_writing = false;
@@ -90,10 +108,7 @@ impl LogQueue {
         loop {
             let (line, dropped) = self.next();
             let notice = if dropped > 0 {
-                format!(
-                    "{} WARN log lines were dropped dropped={dropped}\n",
-                    super::timestamp()
-                )
+                self.drop_notice(dropped)
             } else {
                 String::new()
             };
@@ -111,13 +126,30 @@ impl LogQueue {
             }
         }
     }
+
+    /// Returns the line that reports dropped lines.
+    fn drop_notice(&self, dropped: u64) -> String {
+        match self.format {
+            LogFormat::Text => format!(
+                "{} WARN {} dropped={dropped}\n",
+                super::timestamp(),
+                super::DROP_MESSAGE
+            ),
+            LogFormat::Json => json::drop_notice(dropped) + "\n",
+        }
+    }
 }
 
 /// Queues a line. Never fails.
 impl Write for LogQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
-        self.push(format!("{}\n", escape_log_line(text.trim_end_matches('\n'))).as_bytes());
+        let text = text.trim_end_matches('\n');
+        let escaped = match self.format {
+            LogFormat::Text => escape_log_line(text),
+            LogFormat::Json => escape_json(text),
+        };
+        self.push(format!("{escaped}\n").as_bytes());
         Ok(line.len())
     }
 
@@ -169,13 +201,18 @@ mod tests {
     }
 
     fn queue() -> (LogQueue, Receiver<String>, Arc<AtomicBool>) {
+        queue_of(LogFormat::Text)
+    }
+
+    fn queue_of(format: LogFormat) -> (LogQueue, Receiver<String>, Arc<AtomicBool>) {
         let (written, reader) = sync_channel(0);
         let is_full = Arc::new(AtomicBool::new(false));
         let output = Output {
             written,
             is_full: Arc::clone(&is_full),
         };
-        (LogQueue::start(output).expect("a thread"), reader, is_full)
+        let queue = LogQueue::start(output, format).expect("a thread");
+        (queue, reader, is_full)
     }
 
     #[test]
@@ -240,13 +277,21 @@ mod tests {
         assert_eq!(queue.lines().dropped, 100);
     }
 
+    /// Logs an event whose texts would start a second line, turn the direction and clear a terminal.
+    fn log_hostile_event(queue: LogQueue) {
+        let format = queue.format();
+        let dispatch = crate::telemetry::dispatch(tracing::Level::INFO, format, false, queue);
+        tracing::dispatcher::with_default(&dispatch, || {
+            let span = tracing::info_span!("span", mark = "\u{2066}\u{9b}2J\u{7f}");
+            let _inside = span.enter();
+            tracing::info!(agent = %"x\n2026 ERROR forged", "link\u{202e} up\u{1b}[2J");
+        });
+    }
+
     #[test]
     fn an_event_is_always_one_line() {
         let (queue, reader, _) = queue();
-        let subscriber = crate::telemetry::subscriber(tracing::Level::INFO, false, queue);
-        tracing::subscriber::with_default(subscriber, || {
-            tracing::info!(agent = %"x\n2026 ERROR forged", "link\u{202e} up\u{1b}[2J");
-        });
+        log_hostile_event(queue);
         let text = reader.recv_timeout(SOON).expect("a line");
         assert_eq!(text.lines().count(), 1, "{text}");
         assert!(
@@ -255,6 +300,41 @@ mod tests {
                 && text.contains("forged"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_json_event_is_one_line_without_control_characters_and_keeps_its_values() {
+        let (queue, reader, _) = queue_of(LogFormat::Json);
+        log_hostile_event(queue);
+        let text = reader.recv_timeout(SOON).expect("a line");
+        let line = text.strip_suffix('\n').expect("a line break");
+        assert_eq!(line, escape_json(line), "nothing is left to escape");
+        assert!(
+            line.contains("\\u202e") && line.contains("\\u009b"),
+            "{line}"
+        );
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!(line["fields"]["message"], "link\u{202e} up\u{1b}[2J");
+        assert_eq!(line["fields"]["agent"], "x\n2026 ERROR forged");
+        let mark = &line["spans"][0]["fields"]["mark"];
+        assert_eq!(mark, "\u{2066}\u{9b}2J\u{7f}");
+    }
+
+    #[test]
+    fn dropped_json_lines_are_reported_as_json() {
+        let (mut queue, reader, is_full) = queue_of(LogFormat::Json);
+        is_full.store(true, Ordering::SeqCst);
+        queue.write_all(b"{\"lost\":1}\n").expect("never fails");
+        LogQueue::flush(&queue, SOON);
+        is_full.store(false, Ordering::SeqCst);
+        queue.write_all(b"{\"kept\":1}\n").expect("never fails");
+        let notice = reader.recv_timeout(SOON).expect("a notice");
+        assert!(notice.ends_with('\n'), "{notice}");
+        let notice: serde_json::Value = serde_json::from_str(&notice).expect("JSON");
+        assert_eq!(notice["fields"]["message"], "log lines were dropped");
+        assert_eq!(notice["fields"]["dropped"], 1);
+        let line = reader.recv_timeout(SOON).expect("a line");
+        assert_eq!(line, "{\"kept\":1}\n");
     }
 
     #[test]

@@ -11,6 +11,7 @@ fn the_readme_master_loads() {
         (config.common.log_level, warnings.len()),
         (tracing::Level::DEBUG, 0)
     );
+    assert_eq!(config.common.log_format, LogFormat::Text);
     let RoleConfig::Master(master) = config.role else {
         panic!("no master")
     };

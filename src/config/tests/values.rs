@@ -7,10 +7,11 @@ use super::*;
 #[test]
 fn all_fields_of_a_file_take_effect() {
     let text = server(
-        r#""log_level": "warn", "connect_timeout": 2.5, "heartbeat": "5s", "grace_period": "500ms", "windows": {"stream": "1 MiB"}, "bench": false"#,
+        r#""log_level": "warn", "log_format": "json", "connect_timeout": 2.5, "heartbeat": "5s", "grace_period": "500ms", "windows": {"stream": "1 MiB"}, "bench": false"#,
     );
     let loaded = read(&text).expect("loads");
     assert_eq!(loaded.config.common.log_level, tracing::Level::WARN);
+    assert_eq!(loaded.config.common.log_format, LogFormat::Json);
     assert_eq!(
         *loaded.config.common.grace_period,
         Duration::from_millis(500)
@@ -149,6 +150,10 @@ fn unknown_words_list_the_known_ones() {
     assert_contains(
         &error_line(&master("\"log_level\": \"loud\"")),
         &["log_level is \"loud\"", "error, warn, info, debug, trace"],
+    );
+    assert_contains(
+        &error_line(&master("\"log_format\": \"xml\"")),
+        &["log_format is \"xml\"", "text, json"],
     );
     let port = r#"{"local_address": "h:1", "port_key": "p", "encrypt_method": "aes-128-cbf", "compress_method": "gzip"}"#;
     let lines = error_lines(&ports("server", port));

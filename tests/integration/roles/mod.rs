@@ -1,6 +1,8 @@
-//! The life cycle of the roles: start, end, recovery, takeover, and the default configuration file.
+//! The life cycle of the roles: start, end, recovery, takeover, the default configuration file, and
+//! logs as JSON.
 
 mod endings;
+mod json_logs;
 mod process;
 mod recovery;
 mod shared_port_keys;

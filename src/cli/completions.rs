@@ -1,0 +1,64 @@
+//! `report completions`: prints the completions of the command line for a shell.
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::{Args, CommandFactory as _};
+use clap_complete::{Generator as _, Shell};
+
+use super::Arguments;
+
+/// The arguments of `report completions`.
+#[derive(Debug, Args)]
+pub(super) struct CompletionsArguments {
+    /// Shell that loads the completions
+    shell: Shell,
+}
+
+/// Prints the completions of all commands and options.
+///
+/// # Errors
+/// Fails when standard output is closed.
+pub(super) fn completions(arguments: &CompletionsArguments) -> anyhow::Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    out.write_all(&script(arguments.shell)?)?;
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Generates the completions in memory. `clap_complete::generate` panics on a closed output.
+fn script(shell: Shell) -> io::Result<Vec<u8>> {
+    let mut program = Arguments::command();
+    let name = program.get_name().to_owned();
+    program.set_bin_name(name);
+    program.build();
+    let mut script = Vec::new();
+    shell.try_generate(&program, &mut script)?;
+    Ok(script)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum as _;
+
+    use super::*;
+
+    #[test]
+    fn every_shell_completes_every_command_and_its_options() {
+        let program = Arguments::command();
+        for shell in Shell::value_variants() {
+            let script = String::from_utf8(script(*shell).expect("generated")).expect("text");
+            for command in program.get_subcommands() {
+                let options = command
+                    .get_arguments()
+                    .filter(|option| !option.is_hide_set());
+                let names = options.filter_map(|option| option.get_long());
+                for name in names.chain([command.get_name(), "config", "version"]) {
+                    assert!(script.contains(name), "{shell}: no {name}");
+                }
+            }
+        }
+    }
+}
