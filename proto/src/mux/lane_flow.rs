@@ -38,9 +38,10 @@ const CONTROL_STEP: u64 = 2 * 1024;
 const CONTROL_MESSAGE_MIN: u64 = 1024;
 
 /// The standby lane takes the place of a control lane that stalls, so little bulk data may be under
-/// way there: this many times what it delivers in a round trip, and at least this many bytes.
+/// way there: this many times what it delivers in a round trip, and at least this many bytes, for
+/// which the receiver reports in any case.
 const STANDBY_ROUND_TRIPS: u64 = 2;
-const STANDBY_MIN: u64 = 16 * 1024;
+const STANDBY_MIN: u64 = 24 * 1024;
 
 /// The smallest message of bulk data on the standby lane.
 const STANDBY_MESSAGE_MIN: u64 = 4 * 1024;
