@@ -64,17 +64,6 @@ fn by_tunnel<'l>(log: &'l str, words: &str, name: &str) -> BTreeMap<&'l str, BTr
     values
 }
 
-/// How often each tunnel was resumed, by this part of a log.
-fn resumptions(log: &str) -> BTreeMap<&str, usize> {
-    let mut counts = BTreeMap::new();
-    for line in log.lines().filter(|line| line.contains("tunnel resumed")) {
-        if let Some(tunnel) = field(line, "tunnel") {
-            *counts.entry(tunnel).or_default() += 1;
-        }
-    }
-    counts
-}
-
 /// Waits until each tunnel of the client has a lane on each of its links, by the part of its log
 /// after the first `from` bytes.
 #[track_caller]
@@ -360,11 +349,6 @@ fn a_cut_of_all_lanes_at_once_is_a_pause() {
         let pause = echo_probe.longest_pause(cut, Instant::now());
         println!("all links of the {name} cut: a pause of {pause:?}");
         assert!(pause <= MAX_PAUSE, "{pause:?}");
-        // A lane that reaches the server before the resumption would resume the tunnel anew.
-        let log = client.log();
-        let resumed = resumptions(log.get(logged..).unwrap_or_default());
-        let is_once = resumed.values().all(|count| *count == 1);
-        assert!(is_once && !resumed.is_empty(), "{name}: {resumed:?}");
     }
     load.finish("all lanes were cut twice");
     echo_probe.finish();

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     binding::{BoundAttachment, BoundLane, LANES_MAX, LaneState, TakeoverKind},
     effects::{Channel, TunnelEvent, TunnelStatus},
-    state::{Detached, FIRST_ATTEMPT, TunnelCore},
+    state::{Detached, FIRST_ATTEMPT, TAKEOVER_WAIT, TunnelCore},
 };
 use crate::{link::LinkId, suspend::Moment};
 use report_proto::frame::{Code, Notice};
@@ -77,7 +77,7 @@ impl TunnelCore {
             .take_over(BoundAttachment { attempt, handle }, kind)
             .ok_or_else(|| Notice::new(Code::Superseded, ""))?;
         self.close_all(replaced, Code::Superseded);
-        self.await_takeover_of_peer(attempt, kind);
+        self.await_takeover_of_peer(now, attempt, kind);
         let is_first = attempt == FIRST_ATTEMPT;
         // Data in flight on the previous lanes may be lost, so the mux retransmits what the peer
         // has not acknowledged. One that joins changes nothing of the others.
@@ -105,18 +105,17 @@ impl TunnelCore {
         Ok(())
     }
 
-    /// Waits for evidence that the peer has taken over too, if this lane is the only one. A client
-    /// takes over first. Until the server follows, it has no lane, and a further attachment would
-    /// resume the tunnel anew.
-    fn await_takeover_of_peer(&mut self, attempt: u64, kind: TakeoverKind) {
-        if kind == TakeoverKind::Join && self.detached.is_none() {
+    /// At a client, waits for evidence that the server has taken over too, if this lane is the only
+    /// one. A client takes over first. Until the server follows, it has no lane, and a further
+    /// attachment would resume the tunnel anew.
+    fn await_takeover_of_peer(&mut self, now: Moment, attempt: u64, kind: TakeoverKind) {
+        let continues = kind == TakeoverKind::Join && self.detached.is_none();
+        if continues || self.side == TunnelSide::Server {
             return;
         }
-        self.peer_took_over = false;
+        self.takeover_deadline = now.awake.checked_add(TAKEOVER_WAIT);
         // The first message of any other attachment is a PING already.
-        let needs_ping = kind == TakeoverKind::Resume
-            && attempt != FIRST_ATTEMPT
-            && self.side == TunnelSide::Client;
+        let needs_ping = kind == TakeoverKind::Resume && attempt != FIRST_ATTEMPT;
         if let Some(lane) = self.binding.lane_mut(attempt) {
             lane.ping_due = needs_ping;
         }
@@ -301,6 +300,8 @@ impl TunnelCore {
             .detached
             .is_some_and(|detached| detached.is_expired(now));
         self.end_overdue_moves(now);
+        self.takeover_deadline
+            .take_if(|deadline| *deadline <= now.awake);
         if is_expired {
             self.effects.events.push(TunnelEvent::Expired);
             let waited = self.resume_timeout;

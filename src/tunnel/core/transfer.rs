@@ -83,7 +83,9 @@ impl TunnelCore {
             return Ok(());
         };
         // A candidate sends one message, so a second one shows that the peer has taken over.
-        self.peer_took_over |= std::mem::replace(&mut lane.has_received, true);
+        if std::mem::replace(&mut lane.has_received, true) {
+            self.takeover_deadline = None;
+        }
         match message[..] {
             [] => {
                 let notice = Notice::new(Code::Protocol, "the message contains no frame");

@@ -1,6 +1,7 @@
 //! Tests of several lanes: one that joins, one that is left or lost, and their limit.
 
 use super::*;
+use crate::tunnel::core::state::TAKEOVER_WAIT;
 
 /// Lets an attachment join at both ends. Returns its channels: the client's, then the server's.
 fn join(now: Moment, client: &mut End, server: &mut End) -> (u64, [Arc<TestChannel>; 2]) {
@@ -180,6 +181,25 @@ fn lanes_join_a_resumed_tunnel_when_the_server_has_taken_over_too() {
     }
     assert_eq!((client.core.lanes(), server.core.lanes()), (4, 4));
     assert_eq!((resumptions(&client), resumptions(&server)), (1, 1));
+}
+
+#[test]
+fn lanes_do_not_wait_long_for_the_takeover_of_the_server() {
+    let now = Moment::now();
+    let (mut client, mut server, _) = attached(now);
+    for end in [&mut client, &mut server] {
+        cut(now, end, FIRST_ATTEMPT);
+    }
+    let (attempt, kind) = (client.core.next_attempt(), TakeoverKind::Resume);
+    let [_, from_server] = first_messages(now, &mut client, &mut server, attempt, kind);
+    take_over(now, &mut client, attempt, kind, from_server);
+    let deadline = client.core.rearm();
+    assert_eq!(deadline, Some(now.awake + TAKEOVER_WAIT));
+    assert!(!client.core.accepts_lanes());
+    client.core.handle_timeout(later(now, TAKEOVER_WAIT));
+    client.settle();
+    assert!(client.core.accepts_lanes());
+    assert_eq!(client.lanes_accepted, 1);
 }
 
 #[test]
