@@ -20,6 +20,12 @@ pub(super) fn describe(config: &Config) -> String {
             config.common.log_level.as_str().to_lowercase()
         ),
     ];
+    if let Some(admin) = &config.common.admin {
+        lines.push(format!(
+            "admin: metrics and health checks at {}",
+            admin.listen_at
+        ));
+    }
     match &config.role {
         RoleConfig::Master(master) => describe_master(master, &mut lines),
         RoleConfig::Server(server) => describe_server(server, &mut lines),

@@ -13,6 +13,7 @@ use super::{
     warnings::warnings,
 };
 use crate::{
+    admin::AdminListener,
     config::{self, RoleConfig},
     telemetry,
 };
@@ -34,6 +35,8 @@ pub(super) fn run(file: &Path) -> anyhow::Result<ExitCode> {
         RoleConfig::Server(_) | RoleConfig::Client(_) => threads::role_runtime()?,
     };
     run_with_signals(runtime, grace_period, async |cancel| {
+        let admin = loaded.config.common.admin.as_ref();
+        let admin = admin.map(AdminListener::bind).transpose()?;
         let ready = PreparedRole::prepare(&loaded.config).await?;
         let listens_at = ready.local_addresses();
         tracing::info!(
@@ -42,7 +45,16 @@ pub(super) fn run(file: &Path) -> anyhow::Result<ExitCode> {
             version = env!("CARGO_PKG_VERSION"),
             "started"
         );
-        ready.run(cancel, grace_period).await;
+        let Some(admin) = admin else {
+            ready.run(cancel, grace_period).await;
+            return Ok(());
+        };
+        let observed = ready.observed();
+        // The admin address also answers during the drain.
+        tokio::select! {
+            () = ready.run(cancel, grace_period) => {}
+            () = admin.serve(observed) => {}
+        }
         Ok(())
     })
 }

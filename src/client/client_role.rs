@@ -60,6 +60,11 @@ impl ClientRole {
         }
     }
 
+    /// Returns the links in use.
+    pub(super) fn links_in_use(&self) -> Arc<LinksInUse> {
+        Arc::clone(&self.in_use)
+    }
+
     /// Requests another master whenever this one has had no server for a while, as long as its link
     /// is the newest of the first slot. Further links go to the same master.
     fn watch_for_server(&self, outbox: &Arc<Outbox>) {
@@ -103,7 +108,7 @@ impl ClientRole {
 
 /// The links of a client that are established, and neither retiring nor ended.
 #[derive(Default)]
-struct LinksInUse(Mutex<Vec<Arc<Outbox>>>);
+pub(super) struct LinksInUse(Mutex<Vec<Arc<Outbox>>>);
 
 impl LinksInUse {
     fn add(&self, outbox: &Arc<Outbox>) {
@@ -114,6 +119,12 @@ impl LinksInUse {
 
     fn remove(&self, outbox: &Arc<Outbox>) {
         self.lock().retain(|link| !Arc::ptr_eq(link, outbox));
+    }
+
+    /// Returns the number of links.
+    pub(super) fn count(&self) -> usize {
+        let links = self.lock();
+        links.iter().filter(|link| link.ended().is_none()).count()
     }
 
     /// Whether a tunnel of one of the ports is attached through one of these links.

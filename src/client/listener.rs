@@ -56,6 +56,7 @@ pub(super) async fn listen(
     if let Ok(address) = listener.local_addr() {
         info!(parent: &span, %address, "listening");
     }
+    context.port.on_listening();
     loop {
         let accepted = tokio::select! {
             biased;

@@ -10,6 +10,7 @@ use super::{
     draining::Draining,
     port::{ServerPort, ports_frames},
     quota::{QuotaLimits, Quotas},
+    registrations::Registrations,
     service,
     tunnels::Tunnels,
 };
@@ -41,6 +42,7 @@ pub(super) struct ServerRole {
     started: Moment,
     /// The live tunnels: clients may resume them.
     tunnels: Tunnels,
+    registrations: Registrations,
     draining: Draining,
     quotas: Arc<Quotas>,
     /// Throttled logs of refused streams, failed handshakes and mismatched configurations.
@@ -81,6 +83,7 @@ impl ServerRole {
             bench,
             started: Moment::now(),
             tunnels: Tunnels::default(),
+            registrations: Registrations::default(),
             quotas: Quotas::new(limits, ports.len()),
             draining: Draining::new(ports),
             descriptor_log: Arc::default(),
@@ -96,6 +99,14 @@ impl ServerRole {
     /// Returns the handle with which the owner starts the drain.
     pub(super) fn draining(&self) -> Draining {
         self.draining.clone()
+    }
+
+    /// Returns what is missing until clients can reach all services, in words.
+    pub(super) fn missing(&self) -> Vec<String> {
+        if self.draining.has_started() {
+            return vec!["the server is draining".to_owned()];
+        }
+        self.registrations.missing(&self.ports)
     }
 
     fn attach(
@@ -233,6 +244,8 @@ impl Handler for ServerSession {
                 .role
                 .attach(&self.outbox, channel, header.port, &message),
             Frame::Registered(registered) => {
+                let registrations = &self.role.registrations;
+                registrations.registered(&self.outbox, &registered.ports);
                 if !self.is_additional {
                     self.role.registered(&registered);
                 }
@@ -251,6 +264,7 @@ impl LinkedRole for ServerRole {
 
     fn begin(&self, link: &RoleLink) -> (Vec<Frame>, ServerSession) {
         self.tunnels.linked(&link.outbox, link.slot);
+        self.registrations.begin(&link.outbox);
         let first = if self.draining.linked(&link.outbox) {
             Vec::new()
         } else {
@@ -272,6 +286,7 @@ impl LinkedRole for ServerRole {
             // No newer link of the slot has taken over the registrations.
             let unregister = ports_frames(&self.ports, Frame::Unregister);
             unregister.iter().for_each(|frame| outbox.control(frame));
+            self.registrations.withdrawn(&outbox);
         }
         let (tunnels, stop) = (self.tunnels.clone(), self.stop.clone());
         // Repeated, because an ATTACH may have been in flight on this link.
@@ -294,6 +309,7 @@ impl LinkedRole for ServerRole {
     }
 
     fn joined(&self, link: &RoleLink, terms: &Terms) {
+        self.registrations.joined(&link.outbox);
         if self.ports.len() > terms.max_ports as usize && !link.is_additional {
             error!(
                 configured = self.ports.len(),
