@@ -310,6 +310,7 @@ pub(super) fn port_parameters(
         tunnel_window: window(TUNNEL_WINDOW_INITIAL, windows.tunnel),
         resume_timeout: *link.resume_timeout,
         tcp_keepalive: *link.tcp_keepalive,
+        counters: Arc::default(),
         process_shared: process_shared.clone(),
     }
 }

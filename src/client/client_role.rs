@@ -108,10 +108,15 @@ impl ClientRole {
 
 /// The links of a client that are established, and neither retiring nor ended.
 #[derive(Default)]
-pub(super) struct LinksInUse(Mutex<Vec<Arc<Outbox>>>);
+pub(super) struct LinksInUse {
+    links: Mutex<Vec<Arc<Outbox>>>,
+    /// Links that a master has accepted so far.
+    established: AtomicU64,
+}
 
 impl LinksInUse {
     fn add(&self, outbox: &Arc<Outbox>) {
+        self.established.fetch_add(1, Ordering::Relaxed);
         let mut links = self.lock();
         links.retain(|link| link.ended().is_none());
         links.push(Arc::clone(outbox));
@@ -127,6 +132,11 @@ impl LinksInUse {
         links.iter().filter(|link| link.ended().is_none()).count()
     }
 
+    /// Returns how many links a master has accepted so far.
+    pub(super) fn established(&self) -> u64 {
+        self.established.load(Ordering::Relaxed)
+    }
+
     /// Whether a tunnel of one of the ports is attached through one of these links.
     fn carries_a_tunnel(&self, ports: &[Arc<PortSupervisor>]) -> bool {
         // A copy, so that no port is locked at the same time.
@@ -138,7 +148,7 @@ impl LinksInUse {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Outbox>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,7 +8,10 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{client_role::LinksInUse, port::PortSupervisor};
-use crate::metrics::{MetricFamilies, ObservedRole};
+use crate::{
+    metrics::{MetricFamilies, ObservedRole, Sample},
+    tunnel::{self, Tunnel},
+};
 
 /// The client as its admin address reports it. Clones share it. It has nothing to report before the
 /// client runs.
@@ -53,6 +56,46 @@ impl RunningClient {
         }
         missing
     }
+
+    /// Writes the metrics of the client.
+    fn describe(&self, families: &mut MetricFamilies<'_>) -> fmt::Result {
+        families.gauge_of_counts(
+            "report_links",
+            "Links that are up.",
+            [Sample::labelled(
+                [("peer", "master".to_owned())],
+                self.links.count(),
+            )],
+        )?;
+        families.counter(
+            "report_established_links",
+            "Links that were established.",
+            [Sample::labelled(
+                [("peer", "master".to_owned())],
+                self.links.established(),
+            )],
+        )?;
+        families.gauge_of_counts(
+            "report_ports",
+            "Configured ports.",
+            [Sample::of(self.ports.len())],
+        )?;
+        let listening = self.ports.iter().filter(|port| port.is_listening());
+        families.gauge_of_counts(
+            "report_listening_ports",
+            "Ports that have a listener.",
+            [Sample::of(listening.count())],
+        )?;
+        let tunnels: Vec<Tunnel> = self.ports.iter().flat_map(|port| port.tunnels()).collect();
+        let ports: Vec<_> = self.ports.iter().map(|port| &port.parameters).collect();
+        // A client without ports has no tunnels. A configuration has at least one port.
+        match ports.first() {
+            Some(first) => {
+                tunnel::metrics::describe(families, &ports, &tunnels, &first.process_shared)
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 impl ObservedRole for ClientObserver {
@@ -67,7 +110,9 @@ impl ObservedRole for ClientObserver {
         )
     }
 
-    fn describe(&self, _families: &mut MetricFamilies<'_>) -> fmt::Result {
-        Ok(())
+    fn describe(&self, families: &mut MetricFamilies<'_>) -> fmt::Result {
+        self.0
+            .get()
+            .map_or(Ok(()), |client| client.describe(families))
     }
 }

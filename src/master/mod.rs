@@ -20,6 +20,7 @@ mod drain;
 mod front;
 mod handshakes;
 mod limits;
+mod link_totals;
 mod log_limit;
 mod memory;
 mod metrics;

@@ -135,7 +135,7 @@ impl<'e> MetricFamilies<'e> {
             )
     }
 
-    /// Writes what a role has refused.
+    /// Writes the refusals of a role.
     ///
     /// # Errors
     /// When the encoder fails.
@@ -144,11 +144,7 @@ impl<'e> MetricFamilies<'e> {
             let labels = [("stage", stage.to_owned()), ("reason", reason.to_owned())];
             Sample::labelled(labels, count)
         });
-        self.counter(
-            "report_refusals",
-            "What was refused, by the stage and the reason.",
-            samples,
-        )
+        self.counter("report_refusals", "Refusals, by stage and reason.", samples)
     }
 }
 

@@ -5,8 +5,7 @@
 //!  role ──implements──► ObservedRole ──describe──► MetricFamilies ──► Exposition ──► text
 //! ```
 //!
-//! The data path only counts in relaxed atomics that it has anyway. All sums and locks happen when
-//! the metrics are read.
+//! The data path only adds to relaxed atomics. The metrics are summed up when they are read.
 
 mod families;
 mod histogram;

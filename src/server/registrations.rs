@@ -3,7 +3,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use super::port::ServerPort;
@@ -15,7 +18,14 @@ const NAMED_PORTS: usize = 20;
 
 /// The links of a server with their registrations. Clones share them.
 #[derive(Clone, Default)]
-pub(super) struct Registrations(Arc<Mutex<Vec<RegisteredLink>>>);
+pub(super) struct Registrations(Arc<LinkTable>);
+
+#[derive(Default)]
+struct LinkTable {
+    links: Mutex<Vec<RegisteredLink>>,
+    /// Links that masters have accepted so far.
+    established: AtomicU64,
+}
 
 struct RegisteredLink {
     outbox: Arc<Outbox>,
@@ -39,6 +49,7 @@ impl Registrations {
 
     /// Records that the master has accepted a link.
     pub(super) fn joined(&self, outbox: &Arc<Outbox>) {
+        self.0.established.fetch_add(1, Relaxed);
         self.update(outbox, |link| link.is_up = true);
     }
 
@@ -55,6 +66,20 @@ impl Registrations {
     /// Returns the number of links that are up.
     pub(super) fn links_up(&self) -> usize {
         self.links().iter().filter(|link| link.is_usable()).count()
+    }
+
+    /// Returns how many links masters have accepted so far.
+    pub(super) fn established(&self) -> u64 {
+        self.0.established.load(Relaxed)
+    }
+
+    /// Returns how many ports are registered on a link that is up.
+    pub(super) fn registered_ports(&self) -> usize {
+        let links = self.links();
+        let up = links.iter().filter(|link| link.is_usable());
+        up.flat_map(|link| &link.ports)
+            .collect::<HashSet<_>>()
+            .len()
     }
 
     /// Returns what is missing until clients can reach all of these ports, in words.
@@ -93,7 +118,7 @@ impl Registrations {
     }
 
     fn links(&self) -> MutexGuard<'_, Vec<RegisteredLink>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -111,8 +136,9 @@ mod tests {
 
     /// Returns two ports with the marks `a` and `b`.
     fn ports() -> HashMap<Id, Arc<ServerPort>> {
+        let plain = plain_port();
         let port = |(number, mark): (u8, &str)| {
-            let mut port = plain_port();
+            let mut port = plain.clone();
             port.mark = mark.into();
             let offered = ServerPort {
                 port,

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     bench::BenchResponder,
+    diagnosis::DiagnosisCode,
     link::{Handler, Outbox},
     net::file_limit::ThrottledLog,
     supervisor::{LinkedRole, RetirementCause, RoleLink, drain::Drain},
@@ -59,6 +60,16 @@ impl ServerRole {
     /// Returns the tunnels of the server.
     pub(super) fn tunnels(&self) -> Tunnels {
         self.tunnels.clone()
+    }
+
+    /// Returns the links with their registrations.
+    pub(super) fn registrations(&self) -> &Registrations {
+        &self.registrations
+    }
+
+    /// Returns the ports by key id.
+    pub(super) fn ports(&self) -> &HashMap<Id, Arc<ServerPort>> {
+        &self.ports
     }
 
     /// Creates a role without a link. It serves benchmark streams if `bench` is set. Streams run on
@@ -139,6 +150,8 @@ impl ServerRole {
         match span.in_scope(|| attach::reply(&port.port, &context, message, outbox, channel)) {
             Ok(reply) => self.answer(port, outbox, channel, reply, span),
             Err(error) => {
+                let refusals = &port.port.process_shared.refusals;
+                refusals.count("attach", error.diagnosis_code().name());
                 self.log_failure(&span, &error);
                 outbox.control(&close(channel, &attach::closing_notice(&error)));
             }
@@ -166,6 +179,8 @@ impl ServerRole {
             Ok(Some(tunnel)) => self.serve(port, tunnel, span),
             Ok(None) => {}
             Err(mismatch) => {
+                let refusals = &port.port.process_shared.refusals;
+                refusals.count("attach", DiagnosisCode::MethodMismatch.name());
                 self.log_mismatch(&span, &mismatch);
                 outbox.close_after_drain(channel, &Notice::new(Code::Mismatch, ""));
             }

@@ -102,6 +102,11 @@ impl PortSupervisor {
         self.listens.load(Relaxed)
     }
 
+    /// Returns the tunnels that have not ended.
+    pub(super) fn tunnels(&self) -> Vec<Tunnel> {
+        self.executor().tunnels().collect()
+    }
+
     /// Waits for the port's tunnel to be attached, and returns it.
     ///
     /// # Cancel safety
