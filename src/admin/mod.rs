@@ -1,5 +1,5 @@
 //! The admin address: metrics and health checks of a role over HTTP, for the operator of the machine.
-//! Knows HTTP and sockets. What it serves comes from an [`ObservedRole`].
+//! Knows HTTP and sockets. An [`ObservedRole`] supplies the content.
 //!
 //! | path | answer |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | `/livez` | 200 while the process serves |
 //! | `/readyz` | 200 while the role is ready, otherwise 503; the body names what is missing |
 //!
-//! It listens at loopback or at a unix socket, so it needs no authentication of its own: the socket
+//! It listens at loopback or at a unix socket, so it needs no authentication: the socket
 //! has mode 0600, and at loopback the `Host` of a request must name this machine. Otherwise a web
 //! page could read the answers through a name that it lets resolve to 127.0.0.1 (DNS rebinding).
 

@@ -18,7 +18,7 @@ use crate::{
     net::authority::Authority,
 };
 
-/// Whose requests are answered, by the host that they name.
+/// The check of the host that a request names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HostCheck {
     /// Only requests for a host name or address of loopback.
@@ -28,7 +28,7 @@ pub(super) enum HostCheck {
     Nothing,
 }
 
-/// What the handlers share.
+/// The state that the handlers share.
 struct AdminState {
     role: Arc<dyn ObservedRole>,
     exposition: Exposition,

@@ -1,4 +1,4 @@
-//! What the client reports about itself: its readiness and its metrics.
+//! The readiness and the metrics of the client.
 
 use std::{
     fmt,

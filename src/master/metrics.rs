@@ -1,5 +1,5 @@
-//! What the master reports about itself: its readiness and its metrics. It cannot read what it
-//! relays, so it reports sums only, and no key id.
+//! The readiness and the metrics of the master. It cannot read what it relays, so it reports sums
+//! only, and no key id.
 
 use std::{fmt, sync::Arc};
 
@@ -33,7 +33,7 @@ impl RoleTotals {
     }
 }
 
-/// What the registry knows at one time.
+/// The numbers of the registry at one time.
 struct RegistryTotals {
     roles: [RoleTotals; 2],
     key_ids: usize,

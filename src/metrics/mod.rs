@@ -1,4 +1,4 @@
-//! What a role reports about itself: its readiness, and its metrics in the OpenMetrics text format.
+//! The readiness of a role, and its metrics in the OpenMetrics text format.
 //! Knows numbers and their names, but not the inside of a role, nor how the text is served.
 //!
 //! ```text

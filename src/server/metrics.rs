@@ -1,4 +1,4 @@
-//! What the server reports about itself: its readiness and its metrics.
+//! The readiness and the metrics of the server.
 
 use std::{
     fmt,

@@ -1,6 +1,7 @@
 //! The admin address of running roles: metrics of a transfer and of a cut link, and readiness.
 
 use std::{
+    collections::BTreeSet,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     os::unix::net::UnixStream,
@@ -95,6 +96,28 @@ impl Metrics {
     }
 }
 
+/// Asserts that docs/metrics.md has a row for each family of these texts, and for no other family.
+#[track_caller]
+fn assert_documented(texts: &[String]) {
+    let page = include_str!("../../docs/metrics.md");
+    let documented: BTreeSet<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `report_")?.split('`').next())
+        .filter(|name| !name.contains(' '))
+        .collect();
+    let families = texts.iter().flat_map(|text| text.lines());
+    let families = families.filter_map(|line| line.strip_prefix("# TYPE report_")?.split_once(' '));
+    let served: BTreeSet<String> = families
+        .map(|(name, kind)| match kind {
+            "counter" => format!("{name}_total"),
+            "info" => format!("{name}_info"),
+            _ => name.to_owned(),
+        })
+        .collect();
+    let served: BTreeSet<&str> = served.iter().map(String::as_str).collect();
+    assert_eq!(served, documented);
+}
+
 /// Reads the whole content of the service behind a port.
 #[track_caller]
 fn transfer(port: &Port, content: &[u8]) {
@@ -170,7 +193,9 @@ fn bytes_add_up_over_all_roles_and_a_cut_link_is_counted() {
         "the bytes of the ended link still count: {before}, {after}"
     );
 
-    for text in [admins.master().0, admins.server().0, admins.client().0] {
+    let texts = [admins.master().0, admins.server().0, admins.client().0];
+    assert_documented(&texts);
+    for text in texts {
         for secret in [&tunnel.testbed.master_key, &port.key] {
             assert!(!text.contains(secret.as_str()), "{text}");
         }

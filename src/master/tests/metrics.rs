@@ -1,4 +1,4 @@
-//! Tests of what the master reports about itself.
+//! Tests of the readiness and the metrics of the master.
 
 use super::*;
 use crate::{master::metrics::MasterObserver, metrics::Exposition};
