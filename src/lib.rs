@@ -12,8 +12,10 @@
 //! |---|---|
 //! | [`cli`] | commands, argument parsing, output |
 //! | [`doctor`] | the diagnosis of a role's path |
+//! | [`admin`] | the admin address: metrics and health checks over HTTP |
 //! | [`master`], [`server`], [`client`] | the roles; none of them uses another |
 //! | [`bench`] | the built-in measurement |
+//! | [`metrics`] | what a role reports about itself, as text |
 //! | [`config`], [`telemetry`] | the configuration file; logs |
 //! | [`tunnel`] | a multiplexer over a channel: handshake, resumption, sealing, splicing to sockets |
 //! | [`supervisor`] | keeps links up: which master to dial, when, and which link follows which |
@@ -28,6 +30,7 @@
 //!
 //! [`bench`]: mod@bench
 
+pub mod admin;
 pub mod bench;
 pub mod cli;
 pub mod client;
@@ -36,6 +39,7 @@ pub mod diagnosis;
 pub mod doctor;
 pub mod link;
 pub mod master;
+pub mod metrics;
 pub mod net;
 pub mod random;
 pub mod server;

@@ -31,6 +31,7 @@ pub(crate) fn port(mark: &str, port_key: &str, encrypt: EncryptMethod) -> PortPa
         tunnel_window: TUNNEL_WINDOW,
         resume_timeout: Duration::from_secs(120),
         tcp_keepalive: None,
+        counters: Default::default(),
         process_shared: ProcessShared::default(),
     }
 }

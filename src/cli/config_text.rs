@@ -23,6 +23,12 @@ pub(super) fn describe(config: &Config) -> String {
     if config.common.log_format == LogFormat::Json {
         lines.push("log_format: json".to_owned());
     }
+    if let Some(admin) = &config.common.admin {
+        lines.push(format!(
+            "admin: metrics and health checks at {}",
+            admin.listen_at
+        ));
+    }
     match &config.role {
         RoleConfig::Master(master) => describe_master(master, &mut lines),
         RoleConfig::Server(server) => describe_server(server, &mut lines),

@@ -15,6 +15,7 @@ use crate::{
     diagnosis::{Diagnosis, DiagnosisCode},
     link::KeepAliveTiming,
     master::{Fallback, Master, MasterLimits, MasterParameters},
+    metrics::ObservedRole,
     net::{congestion_control, dial::Dialer, file_limit, tls::TlsError},
     random,
     server::{self, QuotaLimits, ServerParameters, ServerPort},
@@ -68,6 +69,16 @@ impl PreparedRole {
             PreparedRole::Master(master) => master.local_addresses(),
             PreparedRole::Server(_) => Vec::new(),
             PreparedRole::Client(client) => client.local_addresses(),
+        }
+    }
+
+    /// What the admin address reports about the role.
+    #[must_use]
+    pub(super) fn observed(&self) -> Arc<dyn ObservedRole> {
+        match self {
+            PreparedRole::Master(master) => master.observed(),
+            PreparedRole::Server(parameters) => Arc::new(parameters.observer.clone()),
+            PreparedRole::Client(client) => Arc::new(client.observer()),
         }
     }
 
@@ -299,6 +310,7 @@ pub(super) fn port_parameters(
         tunnel_window: window(TUNNEL_WINDOW_INITIAL, windows.tunnel),
         resume_timeout: *link.resume_timeout,
         tcp_keepalive: *link.tcp_keepalive,
+        counters: Arc::default(),
         process_shared: process_shared.clone(),
     }
 }

@@ -13,6 +13,7 @@ use super::{
     warnings::warnings,
 };
 use crate::{
+    admin::AdminListener,
     config::{self, RoleConfig},
     telemetry,
 };
@@ -35,6 +36,8 @@ pub(super) fn run(file: &Path) -> anyhow::Result<ExitCode> {
         RoleConfig::Server(_) | RoleConfig::Client(_) => threads::role_runtime()?,
     };
     run_with_signals(runtime, grace_period, async |cancel| {
+        let admin = loaded.config.common.admin.as_ref();
+        let admin = admin.map(AdminListener::bind).transpose()?;
         let ready = PreparedRole::prepare(&loaded.config).await?;
         let listens_at = ready.local_addresses();
         tracing::info!(
@@ -43,7 +46,16 @@ pub(super) fn run(file: &Path) -> anyhow::Result<ExitCode> {
             version = env!("CARGO_PKG_VERSION"),
             "started"
         );
-        ready.run(cancel, grace_period).await;
+        let Some(admin) = admin else {
+            ready.run(cancel, grace_period).await;
+            return Ok(());
+        };
+        let observed = ready.observed();
+        // The admin address also answers during the drain.
+        tokio::select! {
+            () = ready.run(cancel, grace_period) => {}
+            () = admin.serve(observed) => {}
+        }
         Ok(())
     })
 }

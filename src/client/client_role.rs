@@ -60,6 +60,11 @@ impl ClientRole {
         }
     }
 
+    /// Returns the links in use.
+    pub(super) fn links_in_use(&self) -> Arc<LinksInUse> {
+        Arc::clone(&self.in_use)
+    }
+
     /// Requests another master whenever this one has had no server for a while, as long as its link
     /// is the newest of the first slot. Further links go to the same master.
     fn watch_for_server(&self, outbox: &Arc<Outbox>) {
@@ -103,10 +108,15 @@ impl ClientRole {
 
 /// The links of a client that are established, and neither retiring nor ended.
 #[derive(Default)]
-struct LinksInUse(Mutex<Vec<Arc<Outbox>>>);
+pub(super) struct LinksInUse {
+    links: Mutex<Vec<Arc<Outbox>>>,
+    /// Links that a master has accepted so far.
+    established: AtomicU64,
+}
 
 impl LinksInUse {
     fn add(&self, outbox: &Arc<Outbox>) {
+        self.established.fetch_add(1, Ordering::Relaxed);
         let mut links = self.lock();
         links.retain(|link| link.ended().is_none());
         links.push(Arc::clone(outbox));
@@ -114,6 +124,17 @@ impl LinksInUse {
 
     fn remove(&self, outbox: &Arc<Outbox>) {
         self.lock().retain(|link| !Arc::ptr_eq(link, outbox));
+    }
+
+    /// Returns the number of links.
+    pub(super) fn count(&self) -> usize {
+        let links = self.lock();
+        links.iter().filter(|link| link.ended().is_none()).count()
+    }
+
+    /// Returns how many links a master has accepted so far.
+    pub(super) fn established(&self) -> u64 {
+        self.established.load(Ordering::Relaxed)
     }
 
     /// Whether a tunnel of one of the ports is attached through one of these links.
@@ -127,7 +148,7 @@ impl LinksInUse {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Outbox>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -56,6 +56,7 @@ pub(super) async fn listen(
     if let Ok(address) = listener.local_addr() {
         info!(parent: &span, %address, "listening");
     }
+    context.port.on_listening();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -178,9 +179,11 @@ async fn serve_connection(context: ListenerContext, incoming: IncomingConnection
     let (socket, mut tunnel, turn) = match entered {
         Ok(entered) => entered,
         Err(HoldError::GivenUp) => {
+            let refusals = &parameters.process_shared.refusals;
+            refusals.count("connection", "abandoned");
             return info!(%address, "connection dropped: the application closed it while it waited for a tunnel");
         }
-        Err(HoldError::HeldTooLong) => return log_held_too_long(&context, address),
+        Err(HoldError::HeldTooLong) => return report_held_too_long(&context, address),
     };
     let mut turn = Some(turn);
     let mut connection = ReclaimedConnection {
@@ -223,7 +226,7 @@ async fn next_tunnel(context: &ListenerContext, address: SocketAddr) -> Option<T
         () = context.stop.cancelled() => return None,
     };
     if next.is_err() {
-        log_held_too_long(context, address);
+        report_held_too_long(context, address);
     }
     next.ok()
 }
@@ -239,7 +242,9 @@ fn is_refusal(error: &SpliceError) -> bool {
     )
 }
 
-fn log_held_too_long(context: &ListenerContext, address: SocketAddr) {
+fn report_held_too_long(context: &ListenerContext, address: SocketAddr) {
+    let refusals = &context.port.parameters.process_shared.refusals;
+    refusals.count("connection", "no_tunnel");
     warn!(
         %address,
         hold_timeout_s = context.hold_timeout.as_secs_f32(),

@@ -10,6 +10,7 @@ mod client_role;
 pub mod direct;
 mod hold_queue;
 mod listener;
+mod metrics;
 mod orphans;
 mod port;
 #[cfg(test)]
@@ -21,8 +22,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+pub use self::metrics::ClientObserver;
 use self::{
-    client_role::ClientRole, hold_queue::HoldQueue, orphans::Orphans, port::PortSupervisor,
+    client_role::ClientRole, hold_queue::HoldQueue, metrics::RunningClient, orphans::Orphans,
+    port::PortSupervisor,
 };
 use crate::{
     config::ClientConfig,
@@ -47,6 +50,8 @@ pub struct ClientParameters {
     pub ports: Vec<ClientPort>,
     /// How long a connection waits for a tunnel.
     pub hold_timeout: Duration,
+    /// Receives what the admin address reports.
+    pub observer: ClientObserver,
 }
 
 impl ClientParameters {
@@ -59,6 +64,7 @@ impl ClientParameters {
                 .with_min(config.link.links.min()),
             ports,
             hold_timeout: *config.hold_timeout,
+            observer: ClientObserver::default(),
         }
     }
 }
@@ -80,6 +86,7 @@ pub struct Client {
     link_set: LinkSet,
     ports: Vec<(PortParameters, PortListener)>,
     hold_timeout: Duration,
+    observer: ClientObserver,
 }
 
 /// The listener of a port.
@@ -151,6 +158,7 @@ impl Client {
             link_set: parameters.link_set,
             ports,
             hold_timeout: parameters.hold_timeout,
+            observer: parameters.observer,
         })
     }
 
@@ -167,6 +175,12 @@ impl Client {
             .collect()
     }
 
+    /// Returns what the admin address reports about the client.
+    #[must_use]
+    pub fn observer(&self) -> ClientObserver {
+        self.observer.clone()
+    }
+
     /// Runs until `cancel` is cancelled. The connections then have the `grace` period to end.
     ///
     /// # Cancel safety
@@ -176,6 +190,7 @@ impl Client {
             link_set,
             ports,
             hold_timeout,
+            observer,
         } = self;
         let drain = Drain::default();
         let max_lanes = link_set.count().max();
@@ -186,6 +201,11 @@ impl Client {
             &drain.tasks,
             &drain.stop,
         );
+        observer.observe(RunningClient {
+            ports: supervisors.clone(),
+            links: role.links_in_use(),
+            cancel: cancel.clone(),
+        });
         let end_tunnels = async move {
             futures_util::future::join_all(supervisors.iter().map(|port| port.end())).await;
         };

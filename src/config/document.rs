@@ -205,7 +205,7 @@ impl ConfigDocument<'_> {
         match error {
             ReadError::Missing(name) => {
                 let field = path.field(name);
-                self.add_problem(&field, Fault::Missing(self.remedy(name)));
+                self.add_problem(&field, Fault::Missing(self.remedy(&field)));
                 self.root.add_placeholder(path, name)
             }
             ReadError::Duplicate(name) => {
@@ -244,8 +244,11 @@ impl ConfigDocument<'_> {
     }
 
     /// Returns what to write into a missing field.
-    fn remedy(&self, name: &str) -> &'static str {
-        match name {
+    fn remedy(&self, field: &FieldPath) -> &'static str {
+        match field.name() {
+            "listen_at" if field.0.len() > 1 => {
+                "add \"listen_at\": \"127.0.0.1:9300\", or the path of a unix socket as \"unix:/PATH\""
+            }
             "listen_at" => "add \"listen_at\": \"0.0.0.0:51324\" (all addresses, port 51324)",
             "master_key" => {
                 "add the key that authenticates servers to the master; `report keygen` generates one"
@@ -316,7 +319,7 @@ impl RoleChecks<'_> {
 
     /// Records a required field that is empty.
     pub(super) fn missing(&mut self, field: &FieldPath) {
-        let remedy = self.document.remedy(field.name());
+        let remedy = self.document.remedy(field);
         self.problem(field, Fault::Missing(remedy));
     }
 

@@ -14,6 +14,7 @@
 //! how a master is addressed and dialled. It knows nothing else of the layers.
 
 mod address;
+mod admin;
 mod bounded;
 mod dial_values;
 mod document;
@@ -42,6 +43,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 pub use address::{HostPort, HostPortError};
+pub use admin::{AdminAddress, AdminConfig};
 pub use bounded::{CountIn, DurationIn, DurationOrOff, SizeIn};
 pub use error::{
     ConfigError, ConfigProblem, Fault, FieldPath, InvalidValue, PathSegment, Position, Warning,
@@ -91,6 +93,10 @@ pub struct CommonConfig {
     )]
     #[schemars(schema_with = "word::schema::<LogFormat>")]
     pub log_format: LogFormat,
+    /// The [admin address](#admin-address), for metrics and health checks.
+    #[serde(default, skip_serializing_if = "values::is_default")]
+    #[schemars(extend("x-default" = "no admin address"))]
+    pub admin: Option<AdminConfig>,
     /// How long connections may take to end after SIGINT, SIGTERM or SIGHUP, and at a master how
     /// long links may take to move elsewhere. A second signal ends the process at once.
     #[serde(default, skip_serializing_if = "values::is_default")]
@@ -106,6 +112,7 @@ impl Default for CommonConfig {
         Self {
             log_level: word::default(),
             log_format: word::default(),
+            admin: None,
             grace_period: GracePeriod::default(),
         }
     }

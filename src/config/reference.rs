@@ -8,9 +8,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::{
-    ClientConfig, ClientLimitsConfig, CommonConfig, LinkConfig, LinkTlsConfig, LinksConfig,
-    MasterConfig, MasterLimitsConfig, PortConfig, ServerConfig, ServerLimitsConfig, TlsFilesConfig,
-    WindowsConfig,
+    AdminConfig, ClientConfig, ClientLimitsConfig, CommonConfig, LinkConfig, LinkTlsConfig,
+    LinksConfig, MasterConfig, MasterLimitsConfig, PortConfig, ServerConfig, ServerLimitsConfig,
+    TlsFilesConfig, WindowsConfig,
     master::FallbackTarget,
     mode::{Mode, ModeField, fields_of},
     word::Word,
@@ -20,6 +20,7 @@ use super::{
 fn tables() -> Vec<(&'static str, String)> {
     vec![
         ("all roles", table::<ModeField>() + &rows::<CommonConfig>()),
+        ("admin address", table::<AdminConfig>()),
         ("master", table::<MasterConfig>()),
         ("tls of a master", table::<TlsFilesConfig>()),
         ("fallback", table::<FallbackTarget>()),

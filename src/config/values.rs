@@ -76,6 +76,7 @@ macro_rules! deref_to {
 }
 
 pub(super) use deref_to;
+pub(super) use text_value;
 
 /// Whether the value is the default, so that it need not be written.
 pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -52,6 +52,7 @@ pub(super) async fn accept(shared: Arc<MasterShared>, listener: TcpListener) {
             Ok((stream, peer)) => match shared.admit(peer.ip()) {
                 Ok(permit) => spawn_connection(&shared, stream, peer, permit, handshake),
                 Err(error) => {
+                    shared.router.refusals.count("connection", error.reason());
                     refusal_log.log(|times| warn!(%peer, times, "connection refused: {error}"));
                     spawn_refusal(&shared, stream, peer, handshake);
                 }
@@ -138,6 +139,7 @@ fn spawn_connection(
     };
     let task = {
         let (shared, mut permit) = (Arc::clone(shared), permit);
+        let router = Arc::clone(&shared.router);
         async move {
             let stream = match sent.attach() {
                 Ok(stream) => stream,
@@ -167,6 +169,7 @@ fn spawn_connection(
                 evicted.run_until_cancelled(served).await;
             }
             if evicted.is_cancelled() {
+                router.refusals.count("connection", "evicted");
                 debug!("connection evicted: too many connections are not links yet");
             }
             drop((permit, thread_place));
@@ -284,6 +287,7 @@ fn assign_visitor(
     visitor: IpAddr,
 ) -> Option<()> {
     let log = |error: &AdmissionError| {
+        shared.router.refusals.count("connection", error.reason());
         shared
             .log_limit
             .log(|left_out| warn!(%visitor, left_out, "connection refused: {error}"));

@@ -83,7 +83,6 @@ impl MasterBudget {
     }
 
     /// Returns the bytes in use.
-    #[cfg(test)]
     pub(super) fn used_bytes(&self) -> usize {
         self.unproven().total() + self.proven.used_bytes()
     }

@@ -256,6 +256,11 @@ impl<A> AttachQueue<A> {
         }
     }
 
+    /// Returns the number of unanswered requests.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Returns the table sizes: requests, queues, clients and servers.
     #[cfg(test)]
     pub(super) fn sizes(&self) -> [usize; 4] {

@@ -46,6 +46,17 @@ pub(super) enum AuthError {
 }
 
 impl AuthError {
+    /// Returns the reason for the metrics.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            AuthError::NoHello(HelloError::Version { .. }) => "version",
+            AuthError::NoHello(_) => "no_hello",
+            AuthError::Throttled => "throttled",
+            AuthError::Unauthorized { .. } => "unauthorized",
+            AuthError::InvalidProof => "invalid_proof",
+        }
+    }
+
     /// Returns the notice for the peer. A peer that does not speak the protocol gets none, so that
     /// a scanner cannot recognise it.
     pub(super) fn notice(&self) -> Option<Notice> {

@@ -20,8 +20,10 @@ mod drain;
 mod front;
 mod handshakes;
 mod limits;
+mod link_totals;
 mod log_limit;
 mod memory;
+mod metrics;
 mod parameters;
 mod registry;
 mod router;
@@ -48,9 +50,13 @@ use tracing::{field::display, info};
 
 use self::{
     admission::Admission, auth::Authenticator, front::Front, handshakes::Handshakes,
-    log_limit::LogLimit, router::Router, shared::MasterShared, threads::Threads,
+    log_limit::LogLimit, metrics::MasterObserver, router::Router, shared::MasterShared,
+    threads::Threads,
 };
-use crate::net::{congestion_control::LinkCongestionControl, tcp};
+use crate::{
+    metrics::ObservedRole,
+    net::{congestion_control::LinkCongestionControl, tcp},
+};
 
 #[cfg(test)]
 pub(crate) use self::{
@@ -152,6 +158,12 @@ impl Master {
             .first()
             .copied()
             .unwrap_or_else(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0))
+    }
+
+    /// Returns what the admin address reports about the master.
+    #[must_use]
+    pub fn observed(&self) -> Arc<dyn ObservedRole> {
+        Arc::new(MasterObserver(Arc::clone(&self.shared)))
     }
 
     /// Relays until `cancel` is cancelled, then drains. A drain closes the listeners, sends GOAWAY

@@ -115,6 +115,7 @@ async fn establish(
     {
         Ok(hello) => hello,
         Err(refused) => {
+            shared.router.refusals.count("link", refused.reason());
             refuse(shared, socket, &refused).await;
             return None;
         }
@@ -126,6 +127,7 @@ async fn establish(
         .new_link(number, party(visitor), role == Role::Server);
     let place = permit.become_link(role, &link.outbox);
     if let Err(error) = place.map(|place| link.set_place(place)) {
+        shared.router.refusals.count("link", error.reason());
         log_over_limit(shared, &error);
         authenticate::refuse(socket, &over_limit(&error)).await;
         return None;
@@ -133,6 +135,7 @@ async fn establish(
     let registration = match Registration::enter(&shared.router, &link, &hello) {
         Ok(registration) => registration,
         Err(superseded) => {
+            shared.router.refusals.count("link", "superseded");
             log_superseded(shared, &hello.claims, superseded);
             let reason = superseded.to_string();
             authenticate::refuse(socket, &Notice::new(Code::Superseded, reason)).await;
@@ -273,7 +276,8 @@ fn agent(hello: &Hello) -> String {
 /// A link's entry in the registry. Dropping it removes the link.
 struct Registration {
     router: Arc<Router>,
-    number: LinkNumber,
+    link: Arc<LinkRef>,
+    role: Role,
 }
 
 impl Registration {
@@ -310,14 +314,19 @@ impl Registration {
         }
         Ok(Registration {
             router: Arc::clone(router),
-            number: link.number,
+            link: Arc::clone(link),
+            role: claims.role,
         })
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let (removed, dispatch) = self.router.registry().remove_link(self.number, now());
+        let mut registry = self.router.registry();
+        // Under the lock, as a scrape reads both: no byte is counted twice or not at all.
+        self.router.ended_links.add(self.role, &self.link);
+        let (removed, dispatch) = registry.remove_link(self.link.number, now());
+        drop(registry);
         drop(removed);
         self.router.dispatch(dispatch);
     }

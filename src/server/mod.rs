@@ -2,8 +2,10 @@
 //! attach, and connects each of their streams to the local service.
 
 mod draining;
+mod metrics;
 mod port;
 mod quota;
+mod registrations;
 mod server_role;
 mod service;
 mod tunnels;
@@ -15,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use self::server_role::ServerRole;
 #[cfg(test)]
 pub(crate) use self::tunnels::MAX_CANDIDATES;
-pub use self::{port::ServerPort, quota::QuotaLimits};
+pub use self::{metrics::ServerObserver, port::ServerPort, quota::QuotaLimits};
 use crate::{
     config::ServerConfig,
     supervisor::{LinkSet, Uplink, drain::Drain},
@@ -37,6 +39,8 @@ pub struct ServerParameters {
     pub limits: QuotaLimits,
     /// Whether clients may measure the path to this server (PROTOCOL 9.10).
     pub bench: bool,
+    /// Receives what the admin address reports.
+    pub observer: ServerObserver,
 }
 
 impl ServerParameters {
@@ -57,6 +61,7 @@ impl ServerParameters {
             connect_timeout: *config.link.connect_timeout,
             limits: QuotaLimits::new(&config.limits),
             bench: config.bench,
+            observer: ServerObserver::default(),
         }
     }
 }
@@ -73,9 +78,11 @@ pub async fn run(parameters: ServerParameters, cancel: CancellationToken, grace:
         connect_timeout,
         limits,
         bench,
+        observer,
     } = parameters;
     let drain = Drain::default();
     let role = ServerRole::new(instance, ports, connect_timeout, limits, bench, &drain);
+    observer.observe(&role);
     let (draining, tunnels) = (role.draining(), role.tunnels());
     drain
         .run(

@@ -90,6 +90,16 @@ pub(super) enum QuotaError {
     Port(usize),
 }
 
+impl QuotaError {
+    /// Returns the reason for the metrics.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            QuotaError::Tunnel(_) => "tunnel_limit",
+            QuotaError::Port(_) => "port_limit",
+        }
+    }
+}
+
 impl Quotas {
     /// Creates the quotas of this many ports, with no open streams.
     pub(super) fn new(limits: QuotaLimits, ports: usize) -> Arc<Self> {

@@ -10,11 +10,13 @@ use super::{
     draining::Draining,
     port::{ServerPort, ports_frames},
     quota::{QuotaLimits, Quotas},
+    registrations::Registrations,
     service,
     tunnels::Tunnels,
 };
 use crate::{
     bench::BenchResponder,
+    diagnosis::DiagnosisCode,
     link::{Handler, Outbox},
     net::file_limit::ThrottledLog,
     supervisor::{LinkedRole, RetirementCause, RoleLink, drain::Drain},
@@ -41,6 +43,7 @@ pub(super) struct ServerRole {
     started: Moment,
     /// The live tunnels: clients may resume them.
     tunnels: Tunnels,
+    registrations: Registrations,
     draining: Draining,
     quotas: Arc<Quotas>,
     /// Throttled logs of refused streams, failed handshakes and mismatched configurations.
@@ -57,6 +60,16 @@ impl ServerRole {
     /// Returns the tunnels of the server.
     pub(super) fn tunnels(&self) -> Tunnels {
         self.tunnels.clone()
+    }
+
+    /// Returns the links with their registrations.
+    pub(super) fn registrations(&self) -> &Registrations {
+        &self.registrations
+    }
+
+    /// Returns the ports by key id.
+    pub(super) fn ports(&self) -> &HashMap<Id, Arc<ServerPort>> {
+        &self.ports
     }
 
     /// Creates a role without a link. It serves benchmark streams if `bench` is set. Streams run on
@@ -81,6 +94,7 @@ impl ServerRole {
             bench,
             started: Moment::now(),
             tunnels: Tunnels::default(),
+            registrations: Registrations::default(),
             quotas: Quotas::new(limits, ports.len()),
             draining: Draining::new(ports),
             descriptor_log: Arc::default(),
@@ -96,6 +110,14 @@ impl ServerRole {
     /// Returns the handle with which the owner starts the drain.
     pub(super) fn draining(&self) -> Draining {
         self.draining.clone()
+    }
+
+    /// Returns what is missing until clients can reach all services, in words.
+    pub(super) fn missing(&self) -> Vec<String> {
+        if self.draining.has_started() {
+            return vec!["the server is draining".to_owned()];
+        }
+        self.registrations.missing(&self.ports)
     }
 
     fn attach(
@@ -128,6 +150,8 @@ impl ServerRole {
         match span.in_scope(|| attach::reply(&port.port, &context, message, outbox, channel)) {
             Ok(reply) => self.answer(port, outbox, channel, reply, span),
             Err(error) => {
+                let refusals = &port.port.process_shared.refusals;
+                refusals.count("attach", error.diagnosis_code().name());
                 self.log_failure(&span, &error);
                 outbox.control(&close(channel, &attach::closing_notice(&error)));
             }
@@ -155,6 +179,8 @@ impl ServerRole {
             Ok(Some(tunnel)) => self.serve(port, tunnel, span),
             Ok(None) => {}
             Err(mismatch) => {
+                let refusals = &port.port.process_shared.refusals;
+                refusals.count("attach", DiagnosisCode::MethodMismatch.name());
                 self.log_mismatch(&span, &mismatch);
                 outbox.close_after_drain(channel, &Notice::new(Code::Mismatch, ""));
             }
@@ -233,6 +259,8 @@ impl Handler for ServerSession {
                 .role
                 .attach(&self.outbox, channel, header.port, &message),
             Frame::Registered(registered) => {
+                let registrations = &self.role.registrations;
+                registrations.registered(&self.outbox, &registered.ports);
                 if !self.is_additional {
                     self.role.registered(&registered);
                 }
@@ -251,6 +279,7 @@ impl LinkedRole for ServerRole {
 
     fn begin(&self, link: &RoleLink) -> (Vec<Frame>, ServerSession) {
         self.tunnels.linked(&link.outbox, link.slot);
+        self.registrations.begin(&link.outbox);
         let first = if self.draining.linked(&link.outbox) {
             Vec::new()
         } else {
@@ -272,6 +301,7 @@ impl LinkedRole for ServerRole {
             // No newer link of the slot has taken over the registrations.
             let unregister = ports_frames(&self.ports, Frame::Unregister);
             unregister.iter().for_each(|frame| outbox.control(frame));
+            self.registrations.withdrawn(&outbox);
         }
         let (tunnels, stop) = (self.tunnels.clone(), self.stop.clone());
         // Repeated, because an ATTACH may have been in flight on this link.
@@ -294,6 +324,7 @@ impl LinkedRole for ServerRole {
     }
 
     fn joined(&self, link: &RoleLink, terms: &Terms) {
+        self.registrations.joined(&link.outbox);
         if self.ports.len() > terms.max_ports as usize && !link.is_additional {
             error!(
                 configured = self.ports.len(),

@@ -101,6 +101,13 @@ pub fn format() -> Option<LogFormat> {
     QUEUE.get().map(LogQueue::format)
 }
 
+/// Returns how many log lines were dropped since the start, because the reader of standard error was
+/// too slow or its writes failed.
+#[must_use]
+pub fn dropped_lines() -> u64 {
+    QUEUE.get().map_or(0, LogQueue::dropped_total)
+}
+
 /// Formats the system's time as the log lines show it.
 #[must_use]
 pub fn timestamp() -> String {

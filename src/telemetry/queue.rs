@@ -22,12 +22,15 @@ use super::{
 /// terminal can display.
 const QUEUED_MAX: usize = 512 * 1024;
 
-/// The queued lines and the number of dropped lines.
+/// The queued lines and the numbers of dropped lines.
 #[derive(Debug, Default)]
 struct QueueState {
     waiting: VecDeque<Vec<u8>>,
     bytes: usize,
+    /// Lines dropped since the last notice about them.
     dropped: u64,
+    /// Lines dropped since the start.
+    dropped_total: u64,
     is_writing: bool,
 }
 
@@ -70,6 +73,11 @@ impl LogQueue {
         drop(changed.wait_timeout_while(self.lines(), limit, is_busy));
     }
 
+    /// Returns the number of lines dropped since the start.
+    pub(super) fn dropped_total(&self) -> u64 {
+        self.lines().dropped_total
+    }
+
     fn lines(&self) -> MutexGuard<'_, QueueState> {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -79,6 +87,7 @@ impl LogQueue {
         // Drop the new line: logging must never wait for the reader.
         if lines.bytes.saturating_add(line.len()) > QUEUED_MAX {
             lines.dropped = lines.dropped.saturating_add(1);
+            lines.dropped_total = lines.dropped_total.saturating_add(1);
             return;
         }
         lines.bytes = lines.bytes.saturating_add(line.len());
@@ -119,10 +128,12 @@ impl LogQueue {
                     .and_then(|()| output.flush())
                     .is_ok();
             // Count a failed line as dropped, and restore a count that was not reported.
-            let lost = u64::from(!is_written).saturating_add(if is_noticed { 0 } else { dropped });
+            let failed = u64::from(!is_written);
+            let lost = failed.saturating_add(if is_noticed { 0 } else { dropped });
             if lost > 0 {
                 let mut lines = self.lines();
                 lines.dropped = lines.dropped.saturating_add(lost);
+                lines.dropped_total = lines.dropped_total.saturating_add(failed);
             }
         }
     }
@@ -275,6 +286,7 @@ mod tests {
         }
         LogQueue::flush(&queue, SOON);
         assert_eq!(queue.lines().dropped, 100);
+        assert_eq!(queue.dropped_total(), 100);
     }
 
     /// Logs an event whose texts would start a second line, turn the direction and clear a terminal.

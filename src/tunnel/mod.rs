@@ -24,6 +24,7 @@
 //! ```text
 //!  attach ─► attachment ─► candidate ─► handle ─► stream ─► shared ─► core
 //!                                                   ▲         └─► handshake ─► offer ─► parameters
+//!  metrics ─► handle
 //!  reclaim ─► splice ─► raw ────────────────────────┘
 //!               └─► local_socket                                                            origin
 //! ```
@@ -38,6 +39,7 @@
 //! | `shared` | the lock around the core, the execution of effects, the task for deadlines |
 //! | `core` | pure: the binding to attachments, deadlines, waiting tasks, the end |
 //! | [`splice`], [`raw`] | joins a stream to a local socket, to bytes in memory |
+//! | `metrics` | the tunnels of a process in numbers |
 //! | [`reclaim`] | takes a connection back that the peer never saw |
 //! | `local_socket`, [`origin`] | options of a local socket; the addresses of a connection in OPEN |
 //!
@@ -76,6 +78,7 @@ mod core;
 mod handle;
 mod handshake;
 mod local_socket;
+pub(crate) mod metrics;
 pub mod offer;
 pub mod origin;
 mod parameters;
@@ -92,7 +95,7 @@ pub(crate) use self::core::{CANDIDATE_TIMEOUT, LANES_MAX, MOVE_TIMEOUT};
 pub use self::{
     core::TunnelStatus,
     handle::Tunnel,
-    parameters::{Counter, PortParameters, ProcessShared, TunnelCounters},
+    parameters::{Counter, PortCounters, PortParameters, ProcessShared, TunnelCounters},
     stream::{TunnelStream, TunnelStreamError},
 };
 pub use report_proto::mux::{MemoryBudget, ResetCode, WindowSize};

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use crate::metrics::{DurationHistogram, RefusalCounts};
 use report_proto::{
     compress::{CompressMethod, Pool},
     crypto::{EncryptMethod, PortKeys},
@@ -48,6 +49,8 @@ pub struct PortParameters {
     pub resume_timeout: Duration,
     /// Idle time after which local connections are probed; `None` disables the probes.
     pub tcp_keepalive: Option<Duration>,
+    /// Counters of the port's connections.
+    pub counters: Arc<PortCounters>,
     /// Resources that all tunnels of the process share.
     pub process_shared: ProcessShared,
 }
@@ -61,6 +64,8 @@ pub struct ProcessShared {
     pub budget: Arc<MemoryBudget>,
     /// Counters of lost, resumed, moved and expired tunnels.
     pub counters: Arc<TunnelCounters>,
+    /// Counts what the process refuses, and what others refuse to it.
+    pub refusals: Arc<RefusalCounts>,
 }
 
 impl PortParameters {
@@ -95,6 +100,17 @@ impl Counter {
     }
 }
 
+/// The counters of the connections of one port. Each read or write of a socket adds once.
+#[derive(Debug, Default)]
+pub struct PortCounters {
+    /// Bytes from local connections into tunnels, before compression.
+    pub sent_bytes: Counter,
+    /// Bytes from tunnels to local connections, after decompression.
+    pub received_bytes: Counter,
+    /// Streams that were opened, those of benchmarks included.
+    pub opened_streams: Counter,
+}
+
 /// The tunnel counters of a process.
 #[derive(Debug, Default)]
 pub struct TunnelCounters {
@@ -102,6 +118,8 @@ pub struct TunnelCounters {
     pub lost: Counter,
     /// Tunnels that were resumed after a loss.
     pub resumed: Counter,
+    /// How long the resumed tunnels had no attachment.
+    pub pauses: DurationHistogram,
     /// Bytes that were retransmitted after a resumption.
     pub resent_bytes: Counter,
     /// Tunnels that moved to another attachment without a loss.

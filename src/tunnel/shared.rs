@@ -179,6 +179,7 @@ impl TunnelShared {
                 resent_bytes,
             } => {
                 counters.resumed.add(1);
+                counters.pauses.record(waited);
                 counters.resent_bytes.add(resent_bytes);
                 let waited_ms = waited.as_millis() as u64;
                 info!(%tunnel, waited_ms, streams, resent_bytes, "tunnel resumed");

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{core::TunnelCore, shared::TunnelShared};
+use super::{core::TunnelCore, parameters::PortCounters, shared::TunnelShared};
 use report_proto::frame::Notice;
 use report_proto::mux::{ResetCode, StreamError, StreamId, StreamRead};
 
@@ -42,6 +42,7 @@ pub struct TunnelStream {
 
 impl TunnelStream {
     pub(super) fn new(shared: Arc<TunnelShared>, id: StreamId) -> Self {
+        shared.port.counters.opened_streams.add(1);
         TunnelStream { shared, id }
     }
 
@@ -55,6 +56,11 @@ impl TunnelStream {
     #[must_use]
     pub(super) fn pool(&self) -> Arc<report_proto::compress::Pool> {
         Arc::clone(&self.shared.pool)
+    }
+
+    /// Returns the counters of the port.
+    pub(super) fn counters(&self) -> &PortCounters {
+        &self.shared.port.counters
     }
 
     /// Returns the idle time after which the local connection is probed; `None` disables probes.

@@ -59,6 +59,7 @@ pub(super) fn port(encrypt: EncryptMethod, compress: CompressMethod) -> PortPara
         },
         resume_timeout: Duration::from_secs(120),
         tcp_keepalive: None,
+        counters: Default::default(),
         process_shared: ProcessShared::default(),
     }
 }

@@ -1,5 +1,6 @@
 //! The integration tests: real daemons on loopback, one module for each subject.
 
+mod admin;
 mod bad_configuration;
 mod bad_peers;
 mod bench;

@@ -44,6 +44,12 @@ impl MemoryBudget {
         self.used.load(Relaxed)
     }
 
+    /// Returns the size of the budget in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
     fn free(&self) -> u64 {
         self.size.saturating_sub(self.used())
     }

@@ -23,7 +23,10 @@ mod refused_servers;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
@@ -59,6 +62,8 @@ pub(super) struct PortSupervisor {
     refusals: watch::Receiver<Option<AttachError>>,
     /// Wakes the driver after an event of another task.
     changed: Notify,
+    /// Whether the port has its listener.
+    listens: AtomicBool,
 }
 
 impl PortSupervisor {
@@ -81,9 +86,25 @@ impl PortSupervisor {
             ready: is_ready,
             refusals: last_refusal,
             changed: Notify::new(),
+            listens: AtomicBool::new(false),
         });
         tasks.spawn(driver::drive(Arc::clone(&port), stop.clone()));
         port
+    }
+
+    /// Records that the port has its listener.
+    pub(super) fn on_listening(&self) {
+        self.listens.store(true, Relaxed);
+    }
+
+    /// Returns whether the port has its listener.
+    pub(super) fn is_listening(&self) -> bool {
+        self.listens.load(Relaxed)
+    }
+
+    /// Returns the tunnels that have not ended.
+    pub(super) fn tunnels(&self) -> Vec<Tunnel> {
+        self.executor().tunnels().collect()
     }
 
     /// Waits for the port's tunnel to be attached, and returns it.

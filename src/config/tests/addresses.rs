@@ -86,3 +86,64 @@ fn incomplete_addresses_suggest_a_fix() {
     let list = README_CLIENT.replace("\"rePort.myserver.com:51324\"", "[\"a:1\", \"b\"]");
     assert_contains(&error_line(&list), &["master[1] `b`", "no port", "b:PORT"]);
 }
+
+#[test]
+fn every_role_may_have_an_admin_address() {
+    for address in [
+        "127.0.0.1:9300",
+        "127.0.0.2:0",
+        "[::1]:9300",
+        "unix:/run/report/admin.sock",
+    ] {
+        let admin = format!(r#""admin": {{"listen_at": "{address}"}}"#);
+        for text in [
+            master(&admin),
+            server(&admin),
+            client(&format!(r#""master": "a:1", {admin}"#)),
+        ] {
+            let loaded = read(&text).expect(address);
+            let admin = loaded.config.common.admin.as_ref().expect("an address");
+            assert_eq!(admin.listen_at.to_string(), address);
+            let written = serde_json::to_string(&loaded.config).expect("serializes");
+            assert_eq!(read(&written), Ok(loaded), "{written}");
+        }
+    }
+    let without = read(&master(r#""path": "/""#)).expect("loads");
+    assert_eq!(without.config.common.admin, None);
+}
+
+#[test]
+fn an_admin_address_that_others_can_reach_is_refused() {
+    let line = |address: &str| {
+        error_line(&master(&format!(
+            r#""admin": {{"listen_at": "{address}"}}"#
+        )))
+    };
+    for address in ["0.0.0.0:9300", "[::]:9300", "192.0.2.1:9300", "host:9300"] {
+        assert_contains(
+            &line(address),
+            &[
+                "admin.listen_at is",
+                address,
+                "this version serves the admin address on loopback or a unix socket only",
+                "write \"127.0.0.1:9300\"",
+            ],
+        );
+    }
+    for path in ["unix:", "unix:admin.sock", "unix:/run/"] {
+        assert_contains(&line(path), &["admin.listen_at is", path, "absolute path"]);
+    }
+    let long = format!("unix:/{}", "x".repeat(100));
+    assert_contains(&line(&long), &["more than 80 bytes"]);
+    assert_contains(&line("127.0.0.1"), &["admin.listen_at", "has no port"]);
+    assert_contains(
+        &error_line(&master(r#""admin": {}"#)),
+        &["admin.listen_at is missing", "\"127.0.0.1:9300\""],
+    );
+    assert_contains(
+        &error_line(&master(
+            r#""admin": {"listen": 1, "listen_at": "127.0.0.1:1"}"#,
+        )),
+        &["admin.listen is unknown", "listen_at"],
+    );
+}

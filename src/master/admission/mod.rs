@@ -92,6 +92,17 @@ pub(super) enum AdmissionError {
     Clients(usize),
 }
 
+impl AdmissionError {
+    /// Returns the reason for the metrics.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            AdmissionError::Master(_) => "links",
+            AdmissionError::Address(_) => "links_per_address",
+            AdmissionError::Clients(_) => "client_links",
+        }
+    }
+}
+
 impl Admission {
     /// Creates the table without connections.
     pub(super) fn new(limits: &MasterLimits) -> Arc<Self> {
@@ -138,6 +149,11 @@ impl Admission {
             number,
             evicted,
         })
+    }
+
+    /// Returns the number of connections that are not links yet.
+    pub(super) fn negotiating(&self) -> usize {
+        self.places().negotiating.total()
     }
 
     fn reserve_in_party(

@@ -329,6 +329,23 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             .map(|entry| (entry.key.role, &entry.handle))
     }
 
+    /// Returns the role, the handle and the number of open channels of each link.
+    pub(super) fn channels(&self) -> impl Iterator<Item = (Role, &L, u32)> {
+        self.links
+            .values()
+            .map(|entry| (entry.key.role, &entry.handle, entry.channels))
+    }
+
+    /// Returns the number of key ids with a server.
+    pub(super) fn key_ids(&self) -> usize {
+        self.ports.len()
+    }
+
+    /// Returns the number of unanswered attach requests.
+    pub(super) fn attach_requests(&self) -> usize {
+        self.attach_queue.len()
+    }
+
     /// Returns the handle of a link.
     pub(super) fn handle(&self, link: LinkNumber) -> Option<L> {
         self.links.get(&link).map(|entry| entry.handle.clone())

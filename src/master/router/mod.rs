@@ -35,9 +35,11 @@ use super::{
     attach_queue::Ticket,
     channel_queue::ChannelQueue,
     limits::{LinkNumber, MasterLimits},
+    link_totals::EndedLinks,
     memory::Memory,
     registry::{Dispatch, Registry},
 };
+use crate::metrics::RefusalCounts;
 use report_proto::{
     frame::{AttachHeader, Code, Notice},
     id::Id,
@@ -59,6 +61,10 @@ pub(super) const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Router {
     registry: Mutex<Registry<Arc<LinkRef>, Arc<ChannelPair>>>,
     budget: Arc<MasterBudget>,
+    /// The traffic of the links that have ended.
+    pub(super) ended_links: EndedLinks,
+    /// Counts what the master refuses.
+    pub(super) refusals: RefusalCounts,
 }
 
 /// Waiting attach requests that the registry has assigned or rejected.
@@ -70,6 +76,8 @@ impl Router {
         Arc::new(Router {
             registry: Mutex::new(Registry::new(limits)),
             budget: Arc::new(MasterBudget::new(limits.memory_bytes)),
+            ended_links: EndedLinks::default(),
+            refusals: RefusalCounts::default(),
         })
     }
 
@@ -90,7 +98,6 @@ impl Router {
     }
 
     /// Bytes that channels and links hold now.
-    #[cfg(test)]
     pub(super) fn used_bytes(&self) -> usize {
         self.budget.used_bytes()
     }

@@ -25,6 +25,17 @@ const MAX_EXPIRED_PER_TICK: usize = 1_000;
 /// held less than the request needs.
 const MAX_EVICTIONS: usize = 64;
 
+/// Returns the reason for the metrics, for the notice that answers an attach request.
+pub(super) fn refusal_reason(notice: &Notice) -> &'static str {
+    match notice.code {
+        Code::Limit => "channel_limit",
+        Code::Overflow => "memory",
+        Code::Refused => "server_unresponsive",
+        Code::Timeout => "no_server",
+        _ => "other",
+    }
+}
+
 impl Router {
     /// Opens a channel of a client (PROTOCOL 5.3). The link's task calls this.
     ///
@@ -46,6 +57,7 @@ impl Router {
         let cost = PAIR_COST + message.len();
         if !self.reserve(client, cost) {
             let notice = Notice::new(Code::Overflow, Overflow::Memory.to_string());
+            self.refusals.count("attach", refusal_reason(&notice));
             client.outbox.control(&Frame::Close { channel, notice });
             return Ok(());
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     ChannelPair, ChannelRef, LinkRef, MemoryClass, PairPhase, PairSide, PendingAttach,
-    RouterDispatch, now, too_many_channels,
+    RouterDispatch, now, requests::refusal_reason, too_many_channels,
 };
 use crate::{
     link::ChannelEnd,
@@ -193,6 +193,7 @@ impl ChannelPair {
         state.phase = PairPhase::Closed;
         self.recharge(&mut state, MemoryClass::Uncharged);
         drop(state);
+        self.count_refusal(notice);
         self.client.link.outbox.close(self.client.channel, notice);
     }
 
@@ -206,6 +207,7 @@ impl ChannelPair {
         self.recharge(&mut state, MemoryClass::Uncharged);
         let server = state.server.clone();
         drop(state);
+        self.count_refusal(notice);
         self.client.link.outbox.close(self.client.channel, notice);
         if let Some(ChannelRef { link, channel }) = server {
             link.outbox.close(
@@ -214,6 +216,10 @@ impl ChannelPair {
             );
         }
         self.router.cancel(ticket);
+    }
+
+    fn count_refusal(&self, notice: &Notice) {
+        self.router.refusals.count("attach", refusal_reason(notice));
     }
 
     /// Handles the server's first answer. It proves that the server holds the port key, and so does

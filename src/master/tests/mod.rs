@@ -9,6 +9,7 @@ mod front_visitors;
 mod handover;
 mod handshakes;
 mod idle_links;
+mod metrics;
 mod router;
 mod router_limits;
 mod slots;

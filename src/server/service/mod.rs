@@ -62,12 +62,19 @@ impl ServiceContext {
         match self.quotas.stream(port, tunnel.id()) {
             Ok(permit) => Some(permit),
             Err(error) => {
+                self.count_refusal(error.reason());
                 self.refusals
                     .log(|times| warn!(times, "connection refused: {error}"));
                 self.tunnels.end_one_detached(port);
                 None
             }
         }
+    }
+
+    /// Counts a stream that is refused.
+    fn count_refusal(&self, reason: &'static str) {
+        let refusals = &self.port.port.process_shared.refusals;
+        refusals.count("stream", reason);
     }
 }
 
@@ -187,6 +194,7 @@ pub(super) async fn serve(context: ServiceContext, tunnel: Tunnel) {
             break;
         };
         if context.draining.has_started() {
+            context.count_refusal("draining");
             stream.reset(ResetCode::Shutdown);
             continue;
         }
@@ -217,6 +225,7 @@ pub(super) async fn serve(context: ServiceContext, tunnel: Tunnel) {
                 // Never pass such a stream to the service: a client that meant to measure would
                 // send it benchmark data.
                 span.in_scope(|| debug!(%error, "stream refused"));
+                context.count_refusal("invalid_details");
                 stream.reset(error.wire_code());
             }
         }
@@ -249,6 +258,7 @@ async fn serve_stream(
         dialled = dial(&context, origin) => match dialled {
             Ok(socket) => socket,
             Err(error) => {
+                context.count_refusal(error.code().name());
                 error.log(&context);
                 return stream.reset(error.wire_code());
             }

@@ -168,6 +168,7 @@ impl SpliceEnds {
                     // Progress proves that the peer is alive, so the checks start over.
                     peer_checks = peer_check_delays(self.stream.tcp_keepalive()).peekable();
                     written = written.saturating_add(length);
+                    self.stream.counters().received_bytes.add(length as u64);
                     drop_front(&mut pieces, length);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::select! {

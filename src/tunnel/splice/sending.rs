@@ -56,6 +56,7 @@ impl SpliceEnds {
                     return self.end_of_file();
                 }
                 *moved = moved.saturating_add(length as u64);
+                self.stream.counters().sent_bytes.add(length as u64);
                 *last = Some(Instant::now());
                 let full = buffer.len() == buffer.capacity();
                 self.stream.write(self.wire(&mut compressor, &mut buffer))?;

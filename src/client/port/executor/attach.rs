@@ -129,6 +129,8 @@ impl PortExecutor {
     pub(super) fn attach_failed(&self, open: &OpenRequest, error: AttachError) -> AttachResult {
         let span = &self.span;
         let is_retryable = error.is_retryable();
+        let refusals = &self.parameters.process_shared.refusals;
+        refusals.count("attach", error.diagnosis_code().name());
         match (open.purpose, &error) {
             (AttachPurpose::Lane { .. } | AttachPurpose::RequestedLane { .. }, _) => {
                 debug!(parent: span, "no further lane for now: {error}");

@@ -1,0 +1,157 @@
+//! The readiness and the metrics of the master. It cannot read what it relays, so it reports sums
+//! only, and no key id.
+
+use std::{fmt, sync::Arc};
+
+use super::{link_totals::LinkTotals, shared::MasterShared};
+use crate::metrics::{Labels, MetricFamilies, ObservedRole, Sample};
+use report_proto::frame::Role;
+
+/// The master as its admin address reports it.
+pub(super) struct MasterObserver(pub(super) Arc<MasterShared>);
+
+/// The links of one role.
+struct RoleTotals {
+    role: Role,
+    /// The links that are up.
+    links: usize,
+    /// The open channels of these links.
+    channels: usize,
+    /// The sums over these links and those that have ended.
+    totals: LinkTotals,
+}
+
+impl RoleTotals {
+    fn peer(&self) -> Labels {
+        vec![("peer", self.role.to_string())]
+    }
+
+    fn with_direction(&self, direction: &str) -> Labels {
+        let mut labels = self.peer();
+        labels.push(("direction", direction.to_owned()));
+        labels
+    }
+}
+
+/// The numbers of the registry at one time.
+struct RegistryTotals {
+    roles: [RoleTotals; 2],
+    key_ids: usize,
+    attach_requests: usize,
+}
+
+impl RegistryTotals {
+    /// Reads all links under one lock, so that a link counts as up or as ended, never as both.
+    fn read(shared: &MasterShared) -> Self {
+        let registry = shared.router.registry();
+        let mut roles = [Role::Server, Role::Client].map(|role| RoleTotals {
+            role,
+            links: 0,
+            channels: 0,
+            totals: shared.router.ended_links.totals(role),
+        });
+        for (role, link, channels) in registry.channels() {
+            let mut of_role = roles.iter_mut();
+            if let Some(totals) = of_role.find(|totals| totals.role == role) {
+                totals.links = totals.links.saturating_add(1);
+                totals.channels = totals.channels.saturating_add(channels as usize);
+                totals.totals.add(link);
+            }
+        }
+        RegistryTotals {
+            roles,
+            key_ids: registry.key_ids(),
+            attach_requests: registry.attach_requests(),
+        }
+    }
+}
+
+impl ObservedRole for MasterObserver {
+    fn name(&self) -> &'static str {
+        "master"
+    }
+
+    fn missing(&self) -> Vec<String> {
+        // Its listeners are bound, and accept links until the drain begins.
+        if self.0.draining.is_cancelled() {
+            vec!["the master is draining".to_owned()]
+        } else {
+            Vec::new()
+        }
+    }
+
+    fn describe(&self, families: &mut MetricFamilies<'_>) -> fmt::Result {
+        let totals = RegistryTotals::read(&self.0);
+        describe_links(families, &self.0, &totals.roles)?;
+        families.gauge_of_counts(
+            "report_registered_ports",
+            "Key ids that servers have registered.",
+            [Sample::of(totals.key_ids)],
+        )?;
+        families.gauge_of_counts(
+            "report_attach_requests",
+            "Attach requests of clients without an answer from a server.",
+            [Sample::of(totals.attach_requests)],
+        )?;
+        families.gauge_of_counts(
+            "report_queue_memory_bytes",
+            "Data that waits in the master for slow peers, with the overhead of its queues.",
+            [Sample::of(self.0.router.used_bytes())],
+        )?;
+        families.gauge_of_counts(
+            "report_queue_memory_limit_bytes",
+            "The limit of waiting data (limits.memory).",
+            [Sample::of(self.0.limits.memory_bytes)],
+        )?;
+        families.refusals(&self.0.router.refusals)
+    }
+}
+
+/// Writes the families of links, their channels and their bytes.
+fn describe_links(
+    families: &mut MetricFamilies<'_>,
+    shared: &MasterShared,
+    roles: &[RoleTotals],
+) -> fmt::Result {
+    families.gauge_of_counts(
+        "report_links",
+        "Links that are up.",
+        roles
+            .iter()
+            .map(|role| Sample::labelled(role.peer(), role.links)),
+    )?;
+    families.gauge_of_counts(
+        "report_links_limit",
+        "The limit of links, as the limit of open files allows it (limits.links).",
+        [Sample::of(shared.limits.links)],
+    )?;
+    families.counter(
+        "report_established_links",
+        "Links that were established.",
+        roles
+            .iter()
+            .map(|role| Sample::labelled(role.peer(), role.totals.links)),
+    )?;
+    families.gauge_of_counts(
+        "report_negotiating_connections",
+        "Connections that are not links yet, those of web visitors included.",
+        [Sample::of(shared.admission.negotiating())],
+    )?;
+    families.gauge_of_counts(
+        "report_channels",
+        "Open channels. Each attachment of a tunnel takes one of a client and one of a server.",
+        roles
+            .iter()
+            .map(|role| Sample::labelled(role.peer(), role.channels)),
+    )?;
+    families.counter(
+        "report_link_bytes",
+        "Bytes of sealed messages in channels, received from links and sent to links.",
+        roles.iter().flat_map(|role| {
+            [
+                Sample::labelled(role.with_direction("received"), role.totals.received_bytes),
+                Sample::labelled(role.with_direction("sent"), role.totals.sent_bytes),
+            ]
+        }),
+    )
+}
