@@ -53,9 +53,16 @@ impl Registrations {
         self.update(outbox, |link| link.is_up = true);
     }
 
-    /// Records that the master has registered ports on a link.
-    pub(super) fn registered(&self, outbox: &Arc<Outbox>, ports: &[Id]) {
-        self.update(outbox, |link| link.ports.extend(ports));
+    /// Records that the master has registered key ids on a link. Only those of `ports` count:
+    /// without this bound, the key ids that a hostile master invents would fill the memory.
+    pub(super) fn registered(
+        &self,
+        outbox: &Arc<Outbox>,
+        key_ids: &[Id],
+        ports: &HashMap<Id, Arc<ServerPort>>,
+    ) {
+        let known = key_ids.iter().filter(|id| ports.contains_key(*id));
+        self.update(outbox, |link| link.ports.extend(known));
     }
 
     /// Records that the server withdraws its ports on a link.
@@ -159,11 +166,11 @@ mod tests {
         assert_eq!(missing(), no_link);
         let outbox = Outbox::new();
         registrations.begin(&outbox);
-        registrations.registered(&outbox, &[Id([1; 16])]);
+        registrations.registered(&outbox, &[Id([1; 16])], &ports);
         assert_eq!(missing(), no_link, "the master has not accepted the link");
         registrations.joined(&outbox);
         assert_eq!(missing(), ["port \"b\" is not registered"]);
-        registrations.registered(&outbox, &[Id([2; 16])]);
+        registrations.registered(&outbox, &[Id([2; 16])], &ports);
         assert!(missing().is_empty(), "{:?}", missing());
         assert_eq!(registrations.links_up(), 1);
         registrations.withdrawn(&outbox);
@@ -171,5 +178,21 @@ mod tests {
         outbox.finish(&Notice::new(Code::PeerLost, ""));
         assert_eq!(missing(), no_link);
         assert_eq!(registrations.links_up(), 0);
+    }
+
+    #[test]
+    fn key_ids_that_the_server_does_not_have_are_not_recorded() {
+        let (registrations, ports) = (Registrations::default(), ports());
+        let outbox = Outbox::new();
+        registrations.begin(&outbox);
+        registrations.joined(&outbox);
+        for number in 2..=9 {
+            registrations.registered(&outbox, &[Id([number; 16])], &ports);
+        }
+        assert_eq!(registrations.registered_ports(), 1);
+        assert_eq!(
+            registrations.missing(&ports),
+            ["port \"a\" is not registered"]
+        );
     }
 }

@@ -260,7 +260,7 @@ impl Handler for ServerSession {
                 .attach(&self.outbox, channel, header.port, &message),
             Frame::Registered(registered) => {
                 let registrations = &self.role.registrations;
-                registrations.registered(&self.outbox, &registered.ports);
+                registrations.registered(&self.outbox, &registered.ports, &self.role.ports);
                 if !self.is_additional {
                     self.role.registered(&registered);
                 }
