@@ -1,8 +1,11 @@
 //! A unix socket that only its owner can use.
 //!
 //! `bind` creates a socket with the mode that the umask leaves, so another user could connect before
-//! the mode is changed. The socket is therefore created in a new folder with mode 0700, and moved to
-//! its path when its mode is 0600. The move also replaces the socket of a process that has ended.
+//! the mode is changed. The socket is therefore created in a new folder with mode 0700, and gets its
+//! path when its mode is 0600.
+//!
+//! Several processes may start with the same path at the same time. One of them gets it: a hard link
+//! replaces no file, and the socket of a process that has ended is removed by its identity only.
 
 use std::{
     fs, io,
@@ -20,15 +23,20 @@ use tracing::debug;
 /// A listening unix socket. Dropping it removes its file.
 #[derive(Debug)]
 pub(super) struct UnixSocket {
-    listener: UnixListener,
+    // Dropped first. While the listener lives, no other process takes the path or gets a file with
+    // the same identity, so the end removes no file of a successor.
     file: SocketFile,
+    listener: UnixListener,
 }
+
+/// The device and the number of a file.
+type FileIdentity = (u64, u64);
 
 /// The file of a socket. Dropping it removes the file, unless another process has replaced it.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
-    identity: (u64, u64),
+    identity: FileIdentity,
 }
 
 /// A folder that only the owner can use, which exists while the socket is prepared.
@@ -40,7 +48,7 @@ impl UnixSocket {
     /// # Errors
     /// When another process listens there, another file is in the way, or the system refuses.
     pub(super) fn bind(path: &Path) -> io::Result<Self> {
-        check_unused(path)?;
+        let ended = check_unused(path)?;
         let folder = PrivateFolder::beside(path)?;
         let prepared = folder.socket();
         let listener = net::UnixListener::bind(&prepared)?;
@@ -48,11 +56,14 @@ impl UnixSocket {
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
         let identity = identity(&prepared)?;
-        fs::rename(&prepared, path)?;
+        if let Some(ended) = ended {
+            folder.remove_ended(path, ended)?;
+        }
+        publish(&prepared, path)?;
         let path = path.to_owned();
         Ok(UnixSocket {
-            listener,
             file: SocketFile { path, identity },
+            listener,
         })
     }
 
@@ -89,26 +100,56 @@ impl PrivateFolder {
     fn socket(&self) -> PathBuf {
         self.0.join("s")
     }
+
+    /// Removes the socket of a process that has ended. It is moved here first, because a process
+    /// that starts at the same time may have replaced it since the check.
+    fn remove_ended(&self, path: &Path, ended: FileIdentity) -> io::Result<()> {
+        let moved = self.0.join("old");
+        match fs::rename(path, &moved) {
+            // Another process has removed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            outcome => outcome?,
+        }
+        if identity(&moved)? == ended {
+            return fs::remove_file(&moved);
+        }
+        fs::rename(&moved, path)?;
+        Err(in_use())
+    }
 }
 
 impl Drop for PrivateFolder {
     fn drop(&mut self) {
-        // The socket is still inside after an error only.
         let _ = fs::remove_file(self.socket());
         let _ = fs::remove_dir(&self.0);
     }
 }
 
-/// Returns the device and the number of a file.
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
+/// Gives the prepared socket its path, which no file has.
+fn publish(prepared: &Path, path: &Path) -> io::Result<()> {
+    match fs::hard_link(prepared, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(in_use()),
+        // A file system without hard links.
+        Err(_) => fs::rename(prepared, path),
+        Ok(()) => Ok(()),
+    }
+}
+
+fn in_use() -> io::Error {
+    io::Error::new(io::ErrorKind::AddrInUse, "another process listens there")
+}
+
+/// Returns the identity of a file.
+fn identity(path: &Path) -> io::Result<FileIdentity> {
     let metadata = fs::symlink_metadata(path)?;
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// Checks that `path` does not exist, or is the socket of a process that has ended.
-fn check_unused(path: &Path) -> io::Result<()> {
+/// Checks that `path` does not exist, or is the socket of a process that has ended. Returns the
+/// identity of that socket.
+fn check_unused(path: &Path) -> io::Result<Option<FileIdentity>> {
     let found = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         found => found?,
     };
     if !found.file_type().is_socket() {
@@ -120,23 +161,15 @@ fn check_unused(path: &Path) -> io::Result<()> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // A listener with a full backlog must not block this process.
     socket.set_nonblocking(true)?;
-    let answered = match socket.connect(&SockAddr::unix(path)?) {
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
-            ) =>
-        {
-            return Ok(());
-        }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-        answered => answered,
-    };
-    answered?;
-    Err(io::Error::new(
-        io::ErrorKind::AddrInUse,
-        "another process listens there",
-    ))
+    match socket.connect(&SockAddr::unix(path)?) {
+        Ok(()) => Err(in_use()),
+        Err(error) => match error.kind() {
+            io::ErrorKind::ConnectionRefused => Ok(Some((found.dev(), found.ino()))),
+            io::ErrorKind::NotFound => Ok(None),
+            io::ErrorKind::WouldBlock => Err(in_use()),
+            _ => Err(error),
+        },
+    }
 }
 
 #[cfg(test)]
@@ -181,6 +214,34 @@ mod tests {
         assert_eq!(names_in(folder.path()), ["admin.sock"]);
         drop(living);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn of_two_processes_that_start_at_the_same_time_one_gets_the_path() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("admin.sock");
+        for is_ended_socket_there in [false, true] {
+            if is_ended_socket_there {
+                drop(net::UnixListener::bind(&path).expect("free"));
+            }
+            // Both have checked the path before either gets it.
+            let ended = check_unused(&path).expect("unused");
+            assert_eq!(ended.is_some(), is_ended_socket_there);
+            let first = UnixSocket::bind(&path).expect("unused");
+            let second = PrivateFolder::beside(&path).expect("created");
+            let prepared = net::UnixListener::bind(second.socket()).expect("free");
+            let refused = match ended {
+                Some(ended) => second.remove_ended(&path, ended),
+                None => publish(&second.socket(), &path),
+            };
+            let error = refused.expect_err("the first one listens there");
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+            drop((second, prepared));
+            let (connected, accepted) = tokio::join!(UnixStream::connect(&path), first.accept());
+            assert!(connected.is_ok() && accepted.is_ok());
+            drop(first);
+            assert!(names_in(folder.path()).is_empty());
+        }
     }
 
     #[tokio::test]
