@@ -58,11 +58,27 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// The admin address cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot listen at `admin.listen_at` {address}: {source}; choose another address or stop the program that uses it"
+    "cannot listen at `admin.listen_at` {address}: {source}{}",
+    advice(source)
 )]
 pub struct AdminError {
     address: AdminAddress,
     source: io::Error,
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse | io::ErrorKind::AlreadyExists => {
+            " (choose another address or stop the program that uses it)"
+        }
+        io::ErrorKind::NotFound => {
+            " (create the folder of the socket; systemd does with `RuntimeDirectory`)"
+        }
+        io::ErrorKind::PermissionDenied => {
+            " (the process must be able to write the folder of the socket; ports below 1024 need a privilege)"
+        }
+        _ => "",
+    }
 }
 
 /// The listener of an admin address. Dropping it removes a unix socket.

@@ -190,3 +190,13 @@ async fn a_unix_socket_serves_every_host_name() {
     };
     timeout(Duration::from_secs(10), removed).await.unwrap();
 }
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_socket_without_its_folder_names_the_remedy() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let listen_at = AdminAddress::Unix(folder.path().join("missing/admin.sock"));
+    let error = AdminListener::bind(&AdminConfig { listen_at }).expect_err("no folder");
+    let text = error.to_string();
+    assert!(text.contains("create the folder of the socket"), "{text}");
+}
