@@ -5,6 +5,7 @@ use std::fmt;
 use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEncoder, NoLabelSet},
     metrics::MetricType,
+    registry::Unit,
 };
 
 use super::{histogram::HistogramCounts, refusals::RefusalCounts};
@@ -37,7 +38,8 @@ impl<V> Sample<V> {
     }
 }
 
-/// Writes the metric families of a role. Each name may occur once.
+/// Writes the metric families of a role. Each name may occur once. A name that ends with a unit gets
+/// the metadata of that unit.
 #[derive(Debug)]
 pub struct MetricFamilies<'e> {
     encoder: DescriptorEncoder<'e>,
@@ -58,9 +60,10 @@ impl<'e> MetricFamilies<'e> {
         help: &str,
         samples: impl IntoIterator<Item = Sample<u64>>,
     ) -> fmt::Result {
-        let mut family = self
-            .encoder
-            .encode_descriptor(name, help, None, MetricType::Counter)?;
+        let (name, unit) = split_unit(name);
+        let mut family =
+            self.encoder
+                .encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
         for Sample { labels, value } in samples {
             with_labels(&mut family, labels, |metric| {
                 metric.encode_counter::<NoLabelSet, u64, f64>(&value, None)
@@ -79,9 +82,10 @@ impl<'e> MetricFamilies<'e> {
         help: &str,
         samples: impl IntoIterator<Item = Sample<V>>,
     ) -> fmt::Result {
-        let mut family = self
-            .encoder
-            .encode_descriptor(name, help, None, MetricType::Gauge)?;
+        let (name, unit) = split_unit(name);
+        let mut family =
+            self.encoder
+                .encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
         for Sample { labels, value } in samples {
             with_labels(&mut family, labels, |metric| metric.encode_gauge(&value))?;
         }
@@ -125,8 +129,9 @@ impl<'e> MetricFamilies<'e> {
     /// # Errors
     /// When the encoder fails.
     pub fn histogram(&mut self, name: &str, help: &str, counts: &HistogramCounts) -> fmt::Result {
+        let (name, unit) = split_unit(name);
         self.encoder
-            .encode_descriptor(name, help, None, MetricType::Histogram)?
+            .encode_descriptor(name, help, unit.as_ref(), MetricType::Histogram)?
             .encode_histogram::<NoLabelSet>(
                 counts.sum_seconds,
                 counts.count(),
@@ -146,6 +151,17 @@ impl<'e> MetricFamilies<'e> {
         });
         self.counter("report_refusals", "Refusals, by stage and reason.", samples)
     }
+}
+
+/// Splits the unit from the end of a name. The encoder appends it again.
+fn split_unit(name: &str) -> (&str, Option<Unit>) {
+    for unit in [Unit::Bytes, Unit::Seconds] {
+        let stem = name.strip_suffix(unit.as_str());
+        if let Some(stem) = stem.and_then(|stem| stem.strip_suffix('_')) {
+            return (stem, Some(unit));
+        }
+    }
+    (name, None)
 }
 
 /// Encodes a sample of a family with its labels.

@@ -172,6 +172,10 @@ mod tests {
                 let name = rest.split(' ').next().unwrap_or_default();
                 assert_eq!(name, current, "{line}");
                 typed.push(name);
+            } else if let Some(rest) = line.strip_prefix("# UNIT ") {
+                let (name, unit) = rest.split_once(' ').unwrap_or_default();
+                assert_eq!(name, current, "{line}");
+                assert!(name.ends_with(&format!("_{unit}")), "{line}");
             } else {
                 assert!(line.starts_with(current) && !current.is_empty(), "{line}");
                 assert!(line.starts_with("report_"), "{line}");
@@ -196,6 +200,20 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}: {text}");
         }
+    }
+
+    #[test]
+    fn names_with_a_unit_have_its_metadata() {
+        let text = text();
+        for line in [
+            "# TYPE report_uptime_seconds gauge",
+            "# UNIT report_uptime_seconds seconds",
+            "# UNIT report_test_bytes bytes",
+            "# UNIT report_test_seconds seconds",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
+        assert_eq!(text.matches("# UNIT ").count(), 3, "{text}");
     }
 
     #[test]
