@@ -45,18 +45,33 @@ mod tests {
 
     use super::*;
 
+    /// The text before and after the name of a command, and before that of an option. A bare name
+    /// such as `man` is part of other words.
+    const FORMS: [(Shell, [&str; 2], &str); 5] = [
+        (Shell::Bash, ["report,", ")\n"], "--"),
+        (Shell::Elvish, ["'report;", "'"], "--"),
+        (Shell::Fish, [" -a \"", "\""], " -l "),
+        (Shell::PowerShell, ["'report;", "'"], "--"),
+        (Shell::Zsh, ["'", ":"], "--"),
+    ];
+
     #[test]
     fn every_shell_completes_every_command_and_its_options() {
         let program = Arguments::command();
-        for shell in Shell::value_variants() {
-            let script = String::from_utf8(script(*shell).expect("generated")).expect("text");
+        assert_eq!(FORMS.len(), Shell::value_variants().len());
+        for (shell, [before, after], dashes) in FORMS {
+            let script = String::from_utf8(script(shell).expect("generated")).expect("text");
             for command in program.get_subcommands() {
+                let name = command.get_name();
+                let form = format!("{before}{name}{after}");
+                assert!(script.contains(&form), "{shell}: no {form}");
                 let options = command
                     .get_arguments()
                     .filter(|option| !option.is_hide_set());
                 let names = options.filter_map(|option| option.get_long());
-                for name in names.chain([command.get_name(), "config", "version"]) {
-                    assert!(script.contains(name), "{shell}: no {name}");
+                for option in names.chain(["config", "version"]) {
+                    let form = format!("{dashes}{option}");
+                    assert!(script.contains(&form), "{shell}: no {form}");
                 }
             }
         }
