@@ -109,7 +109,7 @@ impl Collector for RoleCollector {
         )?;
         families.counter(
             "report_dropped_log_lines",
-            "Log lines that were dropped, because the reader of standard error was too slow.",
+            "Log lines that were dropped, because the reader of standard error was too slow or its writes failed.",
             [Sample::of(crate::telemetry::dropped_lines())],
         )?;
         self.role.describe(&mut families)
