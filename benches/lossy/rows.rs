@@ -45,25 +45,35 @@ pub(crate) enum PingGoals {
     None,
 }
 
+impl RowGoals {
+    /// The goals without losses.
+    const WITHOUT_LOSS: RowGoals = RowGoals {
+        eight: 0.93,
+        one: 0.93,
+        ping: PingGoals::OfIdle { p50: 1.35 },
+    };
+
+    /// The goals on paths that are worse than usual.
+    const NEVER_BELOW: RowGoals = RowGoals {
+        eight: 0.8,
+        one: 0.8,
+        ping: PingGoals::None,
+    };
+
+    /// Returns the goals with losses, for these ratios.
+    fn with_loss(eight: f64, one: f64) -> RowGoals {
+        RowGoals {
+            eight,
+            one,
+            ping: PingGoals::OfRoundTrip { p50: 1.3, p99: 5.0 },
+        }
+    }
+}
+
 impl Row {
     /// Returns all rows.
     pub(crate) fn all() -> Vec<Row> {
         let path = Conditions::new(ROUND_TRIP, 100);
-        let without_loss = RowGoals {
-            eight: 0.93,
-            one: 0.93,
-            ping: PingGoals::OfIdle { p50: 1.35 },
-        };
-        let with_loss = |eight, one| RowGoals {
-            eight,
-            one,
-            ping: PingGoals::OfRoundTrip { p50: 1.3, p99: 5.0 },
-        };
-        let never_below = RowGoals {
-            eight: 0.8,
-            one: 0.8,
-            ping: PingGoals::None,
-        };
         let row = |name, label, conditions, congestion_control, goals| Row {
             name,
             label,
@@ -80,36 +90,42 @@ impl Row {
                 "no loss, cubic",
                 path,
                 "cubic",
-                without_loss,
+                RowGoals::WITHOUT_LOSS,
             ),
-            row("0-loss-bbr", "no loss, bbr", path, "bbr", without_loss),
+            row(
+                "0-loss-bbr",
+                "no loss, bbr",
+                path,
+                "bbr",
+                RowGoals::WITHOUT_LOSS,
+            ),
             row(
                 "1-percent-cubic",
                 "1 %, cubic",
                 lossy,
                 "cubic",
-                with_loss(0.9, 4.0),
+                RowGoals::with_loss(0.9, 4.0),
             ),
             row(
                 "1-percent-bbr",
                 "1 %, bbr",
                 lossy,
                 "bbr",
-                with_loss(0.85, 0.9),
+                RowGoals::with_loss(0.85, 0.9),
             ),
             row(
                 "3-percent-200ms-cubic",
                 "3 %, 200 ms, cubic",
                 worse,
                 "cubic",
-                never_below,
+                RowGoals::NEVER_BELOW,
             ),
             row(
                 "bursts-cubic",
                 "bursts of 30 packets each 2 s, cubic",
                 bursts,
                 "cubic",
-                never_below,
+                RowGoals::NEVER_BELOW,
             ),
         ]
     }

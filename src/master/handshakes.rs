@@ -8,6 +8,7 @@
 //! [`COUNTED_TIME`]. Then the limits of `admission` alone apply to it.
 
 use std::{
+    num::NonZeroUsize,
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -34,6 +35,11 @@ impl Handshakes {
     /// Creates room for `max` handshakes at a time.
     pub(super) fn new(max: usize) -> Self {
         Handshakes(Arc::new(Semaphore::new(max)))
+    }
+
+    /// Creates room for the handshakes of this many threads.
+    pub(super) fn for_threads(threads: NonZeroUsize) -> Self {
+        Self::new(HANDSHAKES_PER_THREAD.saturating_mul(threads.get()))
     }
 
     /// Waits for room, then for `next`, which accepts a connection. The permit of the connection

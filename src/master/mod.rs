@@ -123,9 +123,7 @@ impl Master {
             authenticator: Authenticator::new(link_key, timing.authentication),
             log_limit: LogLimit::new(),
             admission: Admission::new(&limits),
-            handshakes: Handshakes::new(
-                handshakes::HANDSHAKES_PER_THREAD.saturating_mul(threads.get()),
-            ),
+            handshakes: Handshakes::for_threads(threads),
             refusals: Arc::new(Semaphore::new(limits.refusals())),
             router: Router::new(&limits),
             limits,
@@ -135,10 +133,8 @@ impl Master {
             draining: CancellationToken::new(),
             aborting: CancellationToken::new(),
         };
-        Ok(Master {
-            shared: Arc::new(shared),
-            listeners,
-        })
+        let shared = Arc::new(shared);
+        Ok(Master { shared, listeners })
     }
 
     /// Returns the bound addresses in the order of `listen_at`, with the ports that the system
