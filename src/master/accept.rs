@@ -21,7 +21,6 @@ use super::{
 };
 use crate::net::{
     file_limit::ThrottledLog,
-    prompt_acks::PromptAcks,
     proxy_protocol,
     read_ahead::ReadAhead,
     tcp::{self, is_single_connection_error},
@@ -206,7 +205,6 @@ async fn negotiate(
             return None;
         }
     }
-    let stream = PromptAcks::new(stream);
     let (socket, visitor) = match &shared.tls {
         None => upgrade(shared, stream, addresses, permit, handshake).await?,
         Some(acceptor) => {
@@ -243,11 +241,11 @@ async fn read_proxy_header(
     }
 }
 
-async fn tls_handshake<S: ByteStream>(
+async fn tls_handshake(
     acceptor: &TlsAcceptor,
-    stream: S,
+    stream: TcpStream,
     deadline: Duration,
-) -> Option<TlsStream<ReadAhead<S>>> {
+) -> Option<TlsStream<ReadAhead<TcpStream>>> {
     match tokio::time::timeout(deadline, acceptor.accept(ReadAhead::new(stream))).await {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err(error)) => {

@@ -19,7 +19,6 @@ pub mod file_limit;
 pub mod memory;
 pub mod middlebox;
 mod name_error;
-pub mod prompt_acks;
 pub mod proxy;
 pub mod proxy_protocol;
 pub mod read_ahead;

@@ -53,7 +53,6 @@ pub use super::{
 use super::{
     congestion_control::{CongestionControl, LinkCongestionControl},
     connect::{ConnectFault, STAGGER},
-    prompt_acks::PromptAcks,
     read_ahead::ReadAhead,
     tls::{self, TlsError},
     upgrade::{self, UpgradeError},
@@ -298,13 +297,14 @@ impl Dialer {
         let (host, port) = self.destination();
         match proxy {
             None => {
-                let stream = self
-                    .connector
-                    .connect(DialPeer::Master, host, port, used, progress)
-                    .await?;
-                // A reverse proxy may leave Nagle's algorithm on.
-                self.establish_tls(PromptAcks::new(stream), headers, progress)
-                    .await
+                self.establish_tls(
+                    self.connector
+                        .connect(DialPeer::Master, host, port, used, progress)
+                        .await?,
+                    headers,
+                    progress,
+                )
+                .await
             }
             Some(proxy) => {
                 self.establish_tls(

@@ -10,7 +10,6 @@ use super::{
 };
 use crate::net::{
     authority::with_port,
-    prompt_acks::PromptAcks,
     proxy::{self, AuthScheme, ProxyAddress, ProxyConnector, ProxyError, ProxyKind, ProxyTarget},
     tls::{self, TlsError},
     websocket::ByteStream,
@@ -71,7 +70,6 @@ impl Dialer {
             .connector
             .connect(DialPeer::Proxy, &proxy.host, proxy.port, &[], progress)
             .await?;
-        let stream = PromptAcks::new(stream);
         if proxy.kind == ProxyKind::Http {
             progress.begin(DialPeer::Proxy, DialStep::Proxy);
             return Ok(Box::new(stream));

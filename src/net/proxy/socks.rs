@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use tokio_socks::{Error, tcp::Socks5Stream};
 
 use super::{address::ProxyUser, error::ProxyError, socks_error::SocksError};
-use crate::net::{prompt_acks::PromptAcks, websocket::ByteStream};
+use crate::net::websocket::ByteStream;
 
 /// The destination of a tunnel.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +56,7 @@ pub async fn through_socks(
         }
     };
     match connected {
-        Ok(stream) => Ok(Box::new(PromptAcks::new(stream.into_inner()))),
+        Ok(stream) => Ok(Box::new(stream.into_inner())),
         Err(Error::Io(error)) => Err(error.into()),
         Err(error) => Err(ProxyError::Socks(SocksError {
             error,
