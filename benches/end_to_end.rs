@@ -76,6 +76,9 @@ mod results;
 mod services;
 #[path = "end_to_end/stalled.rs"]
 mod stalled;
+#[expect(dead_code, reason = "this benchmark has another runtime")]
+#[path = "support/stopping.rs"]
+mod stopping;
 #[path = "end_to_end/systems.rs"]
 mod systems;
 #[path = "end_to_end/tables.rs"]
@@ -85,8 +88,7 @@ mod variants;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
-use anyhow::{Context, bail};
-use tokio::signal::unix::{SignalKind, signal};
+use anyhow::Context;
 
 use self::{
     children::Children,
@@ -124,20 +126,10 @@ fn measure_until_stopped(options: Options) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let measured = runtime.block_on(async {
-        let (mut interrupted, mut terminated) = (
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-        );
-        let for_measuring = Arc::clone(&children);
-        let measuring = tokio::task::spawn_blocking(move || measure(&options, &for_measuring));
-        tokio::select! {
-            measured = measuring => measured?,
-            _ = interrupted.recv() => bail!("interrupted"),
-            _ = terminated.recv() => bail!("terminated"),
-            () = tokio::time::sleep(time_limit) => bail!("not finished after {time_limit:?}"),
-        }
-    });
+    let for_measuring = Arc::clone(&children);
+    let measured = runtime.block_on(stopping::until_stopped(time_limit, async move {
+        tokio::task::spawn_blocking(move || measure(&options, &for_measuring)).await?
+    }));
     children.end_all();
     // Do not wait for the measuring thread. It fails once its processes are gone, or ends with this
     // one.

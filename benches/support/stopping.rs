@@ -18,20 +18,26 @@ pub(crate) fn run_until_stopped(
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let measured = runtime.block_on(async {
-        let (mut interrupted, mut terminated) = (
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-        );
-        let mut hung_up = signal(SignalKind::hangup())?;
-        tokio::select! {
-            measured = measuring => measured,
-            _ = interrupted.recv() => bail!("interrupted"),
-            _ = terminated.recv() => bail!("terminated"),
-            _ = hung_up.recv() => bail!("the terminal was closed"),
-            () = tokio::time::sleep(time_limit) => bail!("not finished after {time_limit:?}"),
-        }
-    });
+    let measured = runtime.block_on(until_stopped(time_limit, measuring));
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     measured
+}
+
+/// Waits until `measuring` completes, a signal arrives or the time limit passes.
+pub(crate) async fn until_stopped(
+    time_limit: Duration,
+    measuring: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let (mut interrupted, mut terminated) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
+    let mut hung_up = signal(SignalKind::hangup())?;
+    tokio::select! {
+        measured = measuring => measured,
+        _ = interrupted.recv() => bail!("interrupted"),
+        _ = terminated.recv() => bail!("terminated"),
+        _ = hung_up.recv() => bail!("the terminal was closed"),
+        () = tokio::time::sleep(time_limit) => bail!("not finished after {time_limit:?}"),
+    }
 }
