@@ -1,22 +1,14 @@
 //! The readiness and the metrics of the client.
 
-use std::{
-    fmt,
-    sync::{Arc, OnceLock},
-};
+use std::{fmt, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
 use super::{client_role::LinksInUse, port::PortSupervisor};
 use crate::{
-    metrics::{MetricFamilies, ObservedRole, Sample},
+    metrics::{MetricFamilies, RunningRole, Sample},
     tunnel::{self, Tunnel},
 };
-
-/// The client as its admin address reports it. Clones share it. It has nothing to report before the
-/// client runs.
-#[derive(Clone, Default)]
-pub struct ClientObserver(Arc<OnceLock<RunningClient>>);
 
 /// The parts of a running client that are reported.
 pub(super) struct RunningClient {
@@ -26,23 +18,7 @@ pub(super) struct RunningClient {
     pub(super) cancel: CancellationToken,
 }
 
-impl ClientObserver {
-    /// Starts to report a client.
-    pub(super) fn observe(&self, client: RunningClient) {
-        // A client runs once.
-        let _ = self.0.set(client);
-    }
-}
-
-impl fmt::Debug for ClientObserver {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("ClientObserver")
-            .finish_non_exhaustive()
-    }
-}
-
-impl RunningClient {
+impl RunningRole for RunningClient {
     fn missing(&self) -> Vec<String> {
         if self.cancel.is_cancelled() {
             return vec!["the client is draining".to_owned()];
@@ -57,29 +33,9 @@ impl RunningClient {
         missing
     }
 
-    /// Writes the metrics of the client.
     fn describe(&self, families: &mut MetricFamilies<'_>) -> fmt::Result {
-        families.gauge_of_counts(
-            "report_links",
-            "Links that are up.",
-            [Sample::labelled(
-                [("peer", "master".to_owned())],
-                self.links.count(),
-            )],
-        )?;
-        families.counter(
-            "report_established_links",
-            "Links that were established.",
-            [Sample::labelled(
-                [("peer", "master".to_owned())],
-                self.links.established(),
-            )],
-        )?;
-        families.gauge_of_counts(
-            "report_ports",
-            "Configured ports.",
-            [Sample::of(self.ports.len())],
-        )?;
+        families.links_to_masters(self.links.count(), self.links.established())?;
+        families.configured_ports(self.ports.len())?;
         let listening = self.ports.iter().filter(|port| port.is_listening());
         families.gauge_of_counts(
             "report_listening_ports",
@@ -95,24 +51,5 @@ impl RunningClient {
             }
             None => Ok(()),
         }
-    }
-}
-
-impl ObservedRole for ClientObserver {
-    fn name(&self) -> &'static str {
-        "client"
-    }
-
-    fn missing(&self) -> Vec<String> {
-        self.0.get().map_or_else(
-            || vec!["the client is starting".to_owned()],
-            RunningClient::missing,
-        )
-    }
-
-    fn describe(&self, families: &mut MetricFamilies<'_>) -> fmt::Result {
-        self.0
-            .get()
-            .map_or(Ok(()), |client| client.describe(families))
     }
 }

@@ -22,13 +22,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-pub use self::metrics::ClientObserver;
 use self::{
     client_role::ClientRole, hold_queue::HoldQueue, metrics::RunningClient, orphans::Orphans,
     port::PortSupervisor,
 };
 use crate::{
     config::ClientConfig,
+    metrics::RoleObserver,
     supervisor::{LinkSet, Uplink, drain::Drain},
     tunnel::PortParameters,
 };
@@ -51,7 +51,7 @@ pub struct ClientParameters {
     /// How long a connection waits for a tunnel.
     pub hold_timeout: Duration,
     /// Receives what the admin address reports.
-    pub observer: ClientObserver,
+    pub observer: RoleObserver,
 }
 
 impl ClientParameters {
@@ -64,7 +64,7 @@ impl ClientParameters {
                 .with_min(config.link.links.min()),
             ports,
             hold_timeout: *config.hold_timeout,
-            observer: ClientObserver::default(),
+            observer: RoleObserver::new("client"),
         }
     }
 }
@@ -86,7 +86,7 @@ pub struct Client {
     link_set: LinkSet,
     ports: Vec<(PortParameters, PortListener)>,
     hold_timeout: Duration,
-    observer: ClientObserver,
+    observer: RoleObserver,
 }
 
 /// The listener of a port.
@@ -177,7 +177,7 @@ impl Client {
 
     /// Returns what the admin address reports about the client.
     #[must_use]
-    pub fn observer(&self) -> ClientObserver {
+    pub fn observer(&self) -> RoleObserver {
         self.observer.clone()
     }
 

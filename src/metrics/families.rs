@@ -60,16 +60,9 @@ impl<'e> MetricFamilies<'e> {
         help: &str,
         samples: impl IntoIterator<Item = Sample<u64>>,
     ) -> fmt::Result {
-        let (name, unit) = split_unit(name);
-        let mut family =
-            self.encoder
-                .encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
-        for Sample { labels, value } in samples {
-            with_labels(&mut family, labels, |metric| {
-                metric.encode_counter::<NoLabelSet, u64, f64>(&value, None)
-            })?;
-        }
-        Ok(())
+        self.family(name, help, MetricType::Counter, samples, |metric, value| {
+            metric.encode_counter::<NoLabelSet, u64, f64>(value, None)
+        })
     }
 
     /// Writes gauges.
@@ -82,12 +75,26 @@ impl<'e> MetricFamilies<'e> {
         help: &str,
         samples: impl IntoIterator<Item = Sample<V>>,
     ) -> fmt::Result {
+        self.family(name, help, MetricType::Gauge, samples, |metric, value| {
+            metric.encode_gauge(value)
+        })
+    }
+
+    /// Writes a family with several samples.
+    fn family<V>(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        samples: impl IntoIterator<Item = Sample<V>>,
+        encode: impl Fn(&mut MetricEncoder<'_>, &V) -> fmt::Result,
+    ) -> fmt::Result {
         let (name, unit) = split_unit(name);
-        let mut family =
-            self.encoder
-                .encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+        let mut family = self
+            .encoder
+            .encode_descriptor(name, help, unit.as_ref(), kind)?;
         for Sample { labels, value } in samples {
-            with_labels(&mut family, labels, |metric| metric.encode_gauge(&value))?;
+            with_labels(&mut family, labels, |metric| encode(metric, &value))?;
         }
         Ok(())
     }
@@ -138,6 +145,32 @@ impl<'e> MetricFamilies<'e> {
                 &counts.buckets,
                 None,
             )
+    }
+
+    /// Writes the links of a server or client: those that are up, and all that were established.
+    ///
+    /// # Errors
+    /// When the encoder fails.
+    pub fn links_to_masters(&mut self, up: usize, established: u64) -> fmt::Result {
+        let peer = || [("peer", "master".to_owned())];
+        self.gauge_of_counts(
+            "report_links",
+            "Links that are up.",
+            [Sample::labelled(peer(), up)],
+        )?;
+        self.counter(
+            "report_established_links",
+            "Links that were established.",
+            [Sample::labelled(peer(), established)],
+        )
+    }
+
+    /// Writes the number of ports of a server or client.
+    ///
+    /// # Errors
+    /// When the encoder fails.
+    pub fn configured_ports(&mut self, ports: usize) -> fmt::Result {
+        self.gauge_of_counts("report_ports", "Configured ports.", [Sample::of(ports)])
     }
 
     /// Writes the refusals of a role.

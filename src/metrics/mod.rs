@@ -10,6 +10,7 @@
 mod families;
 mod histogram;
 mod refusals;
+mod role_observer;
 
 use std::{fmt, sync::Arc, time::Instant};
 
@@ -23,6 +24,7 @@ pub use self::{
     families::{Labels, MetricFamilies, Sample},
     histogram::{DurationHistogram, HistogramCounts},
     refusals::RefusalCounts,
+    role_observer::{RoleObserver, RunningRole},
 };
 
 /// The media type of [`Exposition::text`].

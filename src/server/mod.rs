@@ -17,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 use self::server_role::ServerRole;
 #[cfg(test)]
 pub(crate) use self::tunnels::MAX_CANDIDATES;
-pub use self::{metrics::ServerObserver, port::ServerPort, quota::QuotaLimits};
+pub use self::{port::ServerPort, quota::QuotaLimits};
 use crate::{
     config::ServerConfig,
+    metrics::RoleObserver,
     supervisor::{LinkSet, Uplink, drain::Drain},
 };
 use report_proto::id::Id;
@@ -40,7 +41,7 @@ pub struct ServerParameters {
     /// Whether clients may measure the path to this server (PROTOCOL 9.10).
     pub bench: bool,
     /// Receives what the admin address reports.
-    pub observer: ServerObserver,
+    pub observer: RoleObserver,
 }
 
 impl ServerParameters {
@@ -61,7 +62,7 @@ impl ServerParameters {
             connect_timeout: *config.link.connect_timeout,
             limits: QuotaLimits::new(&config.limits),
             bench: config.bench,
-            observer: ServerObserver::default(),
+            observer: RoleObserver::new("server"),
         }
     }
 }
@@ -82,7 +83,7 @@ pub async fn run(parameters: ServerParameters, cancel: CancellationToken, grace:
     } = parameters;
     let drain = Drain::default();
     let role = ServerRole::new(instance, ports, connect_timeout, limits, bench, &drain);
-    observer.observe(&role);
+    observer.observe(role.clone());
     let (draining, tunnels) = (role.draining(), role.tunnels());
     drain
         .run(

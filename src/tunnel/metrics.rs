@@ -128,17 +128,15 @@ fn describe_ports(families: &mut MetricFamilies<'_>, totals: &TotalsByPort) -> f
     families.counter(
         "report_opened_streams",
         "Streams that were opened.",
-        totals.iter().map(|(port, totals)| {
-            Sample::labelled([("port", port.clone())], totals.opened_streams)
-        }),
+        by_port(totals, |of_port| of_port.opened_streams),
     )
 }
 
 /// Returns one sample for each port.
-fn by_port(
+fn by_port<V>(
     totals: &TotalsByPort,
-    value: fn(&PortTotals) -> usize,
-) -> impl Iterator<Item = Sample<usize>> {
+    value: fn(&PortTotals) -> V,
+) -> impl Iterator<Item = Sample<V>> {
     totals
         .iter()
         .map(move |(port, of_port)| Sample::labelled([("port", port.clone())], value(of_port)))
