@@ -197,18 +197,24 @@ async fn link_that_is_wanted_again_waits_while_two_retire() {
     fixture.masters[0].expect_no_link_for(LONG).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn surplus_link_keeps_its_time_while_its_replacement_is_dialled() {
-    let (mut fixture, [mut first, mut old], second_link) = Fixture::with_two_links(1).await;
-    fixture.masters[0].set_dial_time(10 * SECOND);
-    second_link.move_requests.request_new_link();
+/// Lets the number fall while a replacement of `old` is dialled, and expects that the attempt ends
+/// and `old` keeps its time.
+async fn expect_time_in_spite_of_dial(fixture: &mut Fixture, old: &mut MasterLink) {
     tokio::time::sleep(SECOND).await;
     assert_eq!(fixture.dials(0), 3);
     fixture.links.set_wanted(1);
     let retiring = fixture.surplus().await;
     fixture.masters[0].expect_no_link_for(20 * SECOND).await;
     old.expect_alive().await;
-    expect_closed_when_unused(&mut old, &retiring).await;
+    expect_closed_when_unused(old, &retiring).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn surplus_link_keeps_its_time_while_its_replacement_is_dialled() {
+    let (mut fixture, [mut first, mut old], second_link) = Fixture::with_two_links(1).await;
+    fixture.masters[0].set_dial_time(10 * SECOND);
+    second_link.move_requests.request_new_link();
+    expect_time_in_spite_of_dial(&mut fixture, &mut old).await;
     first.expect_alive().await;
     fixture.masters[0].expect_no_link_for(LONG).await;
 }
@@ -251,13 +257,7 @@ async fn surplus_link_keeps_its_time_after_go_away() {
     let (mut fixture, [mut first, mut old], _) = Fixture::with_two_links(1).await;
     fixture.masters[0].set_dial_time(10 * SECOND);
     old.send_go_away().await;
-    tokio::time::sleep(SECOND).await;
-    assert_eq!(fixture.dials(0), 3);
-    fixture.links.set_wanted(1);
-    let retiring = fixture.surplus().await;
-    fixture.masters[0].expect_no_link_for(20 * SECOND).await;
-    old.expect_alive().await;
-    expect_closed_when_unused(&mut old, &retiring).await;
+    expect_time_in_spite_of_dial(&mut fixture, &mut old).await;
     first.expect_alive().await;
 }
 

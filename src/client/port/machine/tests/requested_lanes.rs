@@ -95,12 +95,18 @@ fn failed_lanes_are_requested_again_after_a_second() {
     assert_eq!(attaches(&again), [(lane(current), link(1))]);
 }
 
-#[test]
-fn several_links_carry_them_in_turn_and_keep_one_each() {
+/// A port with two links, whose tunnel has a lane on each of them.
+fn with_two_links() -> (Port, TestTunnel) {
     let (mut port, current) = Port::attached();
     let first = port.on(further(1, 11));
     port.changed(current, on_both(2, 1));
     port.done(request_of(&first), AttachResult::Resumed);
+    (port, current)
+}
+
+#[test]
+fn several_links_carry_them_in_turn_and_keep_one_each() {
+    let (mut port, current) = with_two_links();
     let requested = port.changed(current, on_both(2, 4));
     let each = [(lane(current), link(1)), (lane(current), link(11))];
     assert_eq!(attaches(&requested), each);
@@ -130,10 +136,7 @@ fn a_lost_tunnel_gets_its_lanes_back_when_it_is_resumed() {
 
 /// A port with two links, whose tunnel has a lane on each of them and two more, as its server asks.
 fn with_four_lanes() -> (Port, TestTunnel) {
-    let (mut port, current) = Port::attached();
-    let first = port.on(further(1, 11));
-    port.changed(current, on_both(2, 1));
-    port.done(request_of(&first), AttachResult::Resumed);
+    let (mut port, current) = with_two_links();
     let requested = port.changed(current, on_both(2, 4));
     port.changed(current, on_both(4, 4));
     for request in requests_of(&requested) {
@@ -158,10 +161,7 @@ fn a_link_that_lost_its_lane_gets_the_replacement() {
 
 #[test]
 fn a_lane_under_way_on_a_link_is_the_lane_of_that_link() {
-    let (mut port, current) = Port::attached();
-    let first = port.on(further(1, 11));
-    port.changed(current, on_both(2, 1));
-    port.done(request_of(&first), AttachResult::Resumed);
+    let (mut port, current) = with_two_links();
     let requested = port.changed(current, on_both(2, 4));
     let each = [(lane(current), link(1)), (lane(current), link(11))];
     assert_eq!(attaches(&requested), each);
