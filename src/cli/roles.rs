@@ -72,7 +72,7 @@ impl PreparedRole {
         }
     }
 
-    /// What the admin address reports about the role.
+    /// The role as the admin address reports it.
     #[must_use]
     pub(super) fn observed(&self) -> Arc<dyn ObservedRole> {
         match self {

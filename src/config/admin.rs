@@ -16,7 +16,7 @@ use crate::text::without_password;
 /// under a longer name beside its path.
 const SOCKET_PATH_MAX: usize = 80;
 
-/// What to write as an admin address.
+/// The remedy for an invalid admin address.
 const FORMS: &str = "write \"127.0.0.1:9300\", \"[::1]:9300\" or \"unix:/run/report/admin.sock\", with your port or path";
 
 /// The admin address, where a role serves metrics and health checks.

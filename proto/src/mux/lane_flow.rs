@@ -37,9 +37,9 @@ const CONTROL_STEP: u64 = 2 * 1024;
 /// The smallest message of bulk data on the control lane.
 const CONTROL_MESSAGE_MIN: u64 = 1024;
 
-/// The standby lane takes the place of a control lane that stalls, so little bulk data may be under
-/// way there: this many times what it delivers in a round trip, and at least this many bytes, for
-/// which the receiver reports in any case.
+/// The standby lane usually takes the place of a control lane that stalls. It therefore holds little
+/// bulk data: this many times the bytes that it delivers in a round trip, and at least this many
+/// bytes, for which the receiver reports in any case.
 const STANDBY_ROUND_TRIPS: u64 = 2;
 const STANDBY_MIN: u64 = 24 * 1024;
 
@@ -144,7 +144,7 @@ pub(super) struct LaneFlows {
 pub(super) struct SpecialLanes {
     /// The lane of the small frames, if there are several lanes.
     pub(super) control: Option<LaneId>,
-    /// The next control lane, if there are enough lanes.
+    /// The lane that can best take its place, if there are enough lanes.
     pub(super) standby: Option<LaneId>,
 }
 

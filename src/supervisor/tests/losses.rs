@@ -161,7 +161,7 @@ async fn attempts_are_spread_over_the_range_that_the_master_advised() {
     assert!(dials[1] <= lost + IMMEDIATE, "{:?}", dials[1] - lost);
 }
 
-/// What a master without room sends.
+/// The answer of a master without room.
 fn full() -> Notice {
     Notice::new(Code::Limit, "the master is full").with_retry_after(20 * SECOND)
 }

@@ -60,14 +60,14 @@ fn paths() -> impl Iterator<Item = Path> {
         })
 }
 
-/// What a receiver can know about the delivery of the path: the bytes of each round trip.
+/// The bytes of each round trip, as the receiver can know them.
 ///
-/// The round trip begins with the last arrival that is at least so long ago, so that the pause
+/// The round trip begins with the last arrival that is at least its length ago. The pause
 /// before a burst is a part of it. The first sixteenth of it counts as time without bytes: a burst
 /// may come in several pieces, and the path had delivered all of them during the pause before.
 struct RoundTrips {
     length: Duration,
-    /// What the path can deliver in a round trip.
+    /// The bytes that the path can deliver in a round trip.
     capacity: f64,
     arrivals: VecDeque<(Instant, u64)>,
     recent: VecDeque<(Instant, f64)>,
@@ -134,7 +134,7 @@ impl RoundTrips {
     }
 }
 
-/// What a simulation showed.
+/// The results of a simulation.
 struct Observation {
     /// The smallest window outside probes, in relation to the best recent round trip, and its time
     /// in seconds.

@@ -320,7 +320,7 @@ fn a_repeated_report_of_a_lost_lane_has_no_effect() {
     let mut has_effect = |lane: u64| {
         let lost = message(&[TunnelFrame::Lost { lane: LaneId(lane) }]);
         pair.client.handle_message(pair.now, BULK, lost).unwrap();
-        // What may be lost with a lane is sent again.
+        // The bytes that may be lost with a lane are sent again.
         !messages(&mut pair.client, pair.now, CONTROL).is_empty()
     };
     for lane in 100..400 {

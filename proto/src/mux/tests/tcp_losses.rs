@@ -8,7 +8,7 @@ use fastrand::Rng;
 /// The payload of a segment, in bytes.
 const SEGMENT: usize = 1448;
 
-/// What the timeout of TCP is longer than a round trip: its minimum in Linux.
+/// The time by which the timeout of TCP exceeds a round trip: its minimum in Linux.
 const TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Draws losses from a seed.

@@ -12,7 +12,7 @@ use crate::mux::TunnelFrame;
 /// The largest number of lanes that the server asks for.
 const WANTED_MAX: u64 = 8;
 
-/// What the server has asked for, and what the client knows of it.
+/// The requests of the server, and those that the client knows.
 #[derive(Debug)]
 pub(super) struct LaneRequests {
     /// The lanes that the server wants now.
