@@ -128,6 +128,7 @@ impl Testbed {
     fn start(
         conditions: Conditions,
         congestion_control: &str,
+        min_links: usize,
         options: &Options,
     ) -> anyhow::Result<Result<Self, String>> {
         let path = LossyPath::new(SEED, [conditions; 2])?;
@@ -135,7 +136,7 @@ impl Testbed {
             return Ok(Err(error.to_string()));
         }
         let service = FarService::start(path.namespace(End::B))?;
-        let roles = Roles::start(&path, service.port(), options)?;
+        let roles = Roles::start(&path, service.port(), min_links, options)?;
         Ok(Ok(Testbed {
             roles,
             service,
@@ -154,7 +155,7 @@ impl Testbed {
 
 fn measure_row(row: &Row, options: &Options) -> anyhow::Result<RowMeasured> {
     let mut measured = RowMeasured::default();
-    let mut testbed = match Testbed::start(row.conditions, row.congestion_control, options)? {
+    let mut testbed = match Testbed::start(row.conditions, row.congestion_control, 1, options)? {
         Ok(testbed) => testbed,
         Err(reason) => {
             eprintln!("  skipped: {reason}");
@@ -183,7 +184,7 @@ fn measure_event(event: &EventRow, options: &Options) -> anyhow::Result<EventMea
     let mut measured = EventMeasured::default();
     for system in System::ALL {
         // Each system gets a new path, as broken transfers leave packets and connections behind.
-        let mut testbed = match Testbed::start(event.conditions, "cubic", options)? {
+        let mut testbed = match Testbed::start(event.conditions, "cubic", event.min_links, options)? {
             Ok(testbed) => testbed,
             Err(reason) => {
                 measured.skipped = Some(reason);

@@ -46,6 +46,7 @@ impl Roles {
     pub(crate) fn start(
         path: &LossyPath,
         service_port: u16,
+        min_links: usize,
         options: &Options,
     ) -> anyhow::Result<Self> {
         let folder = TempDir::with_prefix("report-bench-").context("cannot create a folder")?;
@@ -64,7 +65,7 @@ impl Roles {
             let mut configuration = json!({ "mode": mode, "log_level": "info",
                 "master": master.to_string(), "ports": [port] });
             if options.links > 0 {
-                configuration["links"] = json!({ "max": options.links });
+                configuration["links"] = json!({ "min": min_links.min(options.links), "max": options.links });
                 configuration["congestion_control"] = json!("system");
             }
             configuration

@@ -150,6 +150,8 @@ pub(crate) struct EventRow {
     pub conditions: Conditions,
     pub round_trip: Duration,
     pub event: Event,
+    /// `links.min` of the roles. Several links are up before the first cut if it is above 1.
+    pub min_links: usize,
     /// The bytes of each transfer.
     pub bytes: u64,
 }
@@ -159,13 +161,14 @@ impl EventRow {
     pub(crate) fn all() -> Vec<EventRow> {
         let short = ROUND_TRIP / 5;
         vec![
-            // Enough losses for several links, on a path on which the transfers end nevertheless.
+            // The row shows what the loss of one of several links costs, not how they are added.
             EventRow {
                 name: "cut-lane",
                 label: "one connection cut each second; 20 ms, 1000 Mbit/s, 0.3 %",
                 conditions: Conditions::new(short, 1000).with_loss(0.003),
                 round_trip: short,
                 event: Event::CutBusiest,
+                min_links: 4,
                 bytes: 64 << 20,
             },
             // Without losses a role keeps one link, so each cut interrupts the tunnel.
@@ -175,6 +178,7 @@ impl EventRow {
                 conditions: Conditions::new(ROUND_TRIP, 1000),
                 round_trip: ROUND_TRIP,
                 event: Event::CutBusiest,
+                min_links: 1,
                 bytes: 64 << 20,
             },
             EventRow {
@@ -183,6 +187,7 @@ impl EventRow {
                 conditions: Conditions::new(ROUND_TRIP, 100),
                 round_trip: ROUND_TRIP,
                 event: Event::CutAll,
+                min_links: 1,
                 bytes: 16 << 20,
             },
         ]

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::{
-    link_demand::LinkDemand,
+    link_demand::{BUSY_BYTES, LinkDemand},
     link_monitor::monitor_links,
     link_supervisor::LinkSupervisor,
     master_spread::{SPREAD_LINKS, keep_apart},
@@ -220,6 +220,7 @@ impl<W: Connector> LinkSet<W> {
         let monitor = monitor_links(
             LinkDemand::new(count.max()).with_min(count.min()),
             || connections.moved_bytes(),
+            || connections.wait_until_moved(BUSY_BYTES),
             || connections.all(),
             |wanted| count.set_wanted(wanted),
         );

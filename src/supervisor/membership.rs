@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::watch;
 
 use super::uplink::RoleLink;
@@ -92,6 +93,24 @@ impl Connections {
     pub(super) fn moved_bytes(&self) -> u64 {
         let links = self.lock();
         links.values().map(|link| link.outbox.moved_bytes()).sum()
+    }
+
+    /// Waits until one of the present links has moved `bytes` more bytes.
+    pub(super) async fn wait_until_moved(&self, bytes: u64) {
+        let outboxes: Vec<_> = {
+            let links = self.lock();
+            links
+                .values()
+                .map(|link| Arc::clone(&link.outbox))
+                .collect()
+        };
+        let mut waiting: FuturesUnordered<_> = outboxes
+            .iter()
+            .map(|outbox| outbox.wait_until_moved(bytes))
+            .collect();
+        if waiting.next().await.is_none() {
+            pending().await
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, EstablishedLink>> {

@@ -21,6 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 
 pub(super) use self::state::Outgoing;
 use self::state::{ChannelEntry, ControlFrame, OutboxState, close_message};
@@ -45,6 +46,9 @@ pub struct Outbox {
     queued_answers: AtomicUsize,
     /// Bytes of DATA that were sent and received.
     moved: AtomicU64,
+    /// The value of `moved` at which the waiting monitor is notified.
+    awaited: AtomicU64,
+    moved_enough: Notify,
     /// The account to which queued control frames are charged.
     account: Option<Arc<dyn MemoryAccount>>,
 }
@@ -69,6 +73,8 @@ impl Outbox {
             answering: AtomicBool::default(),
             queued_answers: AtomicUsize::default(),
             moved: AtomicU64::default(),
+            awaited: AtomicU64::new(u64::MAX),
+            moved_enough: Notify::new(),
             account,
         })
     }
@@ -211,6 +217,19 @@ impl Outbox {
     #[must_use]
     pub fn moved_bytes(&self) -> u64 {
         self.moved.load(Relaxed)
+    }
+
+    /// Waits until the link has moved `bytes` more bytes of DATA. Supports one waiting task at a
+    /// time. A thread that moves the last of them at the moment of the call may miss it, so the
+    /// caller also needs a timer.
+    ///
+    /// # Cancel safety
+    /// Safe: dropping the future loses nothing.
+    pub async fn wait_until_moved(&self, bytes: u64) {
+        let enough = self.moved_enough.notified();
+        self.awaited
+            .store(self.moved_bytes().saturating_add(bytes), Relaxed);
+        enough.await;
     }
 
     /// Requests that the link sends ERROR with this notice and ends. The first request counts.

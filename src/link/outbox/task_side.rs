@@ -70,7 +70,12 @@ impl Outbox {
 
     /// Counts the bytes of a DATA message that was sent or received.
     pub(in crate::link) fn count_moved(&self, bytes: usize) {
-        self.moved.fetch_add(bytes as u64, Relaxed);
+        let bytes = bytes as u64;
+        let moved = self.moved.fetch_add(bytes, Relaxed).saturating_add(bytes);
+        if moved >= self.awaited.load(Relaxed) {
+            self.awaited.store(u64::MAX, Relaxed);
+            self.moved_enough.notify_waiters();
+        }
     }
 
     /// Changes the charge for the link's memory other than control frames from `before` to `now`

@@ -14,12 +14,15 @@
 //! is the limit, more connections only take the shares of other traffic. Both cases lose segments, so
 //! the number of links is found by trial: it stays higher only if the rate grew.
 
+mod direction;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::VecDeque, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
+
+use self::direction::Direction;
 
 /// A direction is busy in a sample that moved at least this many bytes. Less is an interactive
 /// stream or keep-alive, which losses delay, but do not limit.
@@ -29,46 +32,29 @@ pub(super) const BUSY_BYTES: u64 = 8 * 1024;
 /// ratio.
 const BUSY_SEGMENTS: u64 = 5;
 
-/// The busy samples of a direction that are evidence: three seconds. An older loss has another cause
-/// than the present rate. A trial begins after a full window: the first samples of a transfer can
-/// contain its slow start, and a trial that is compared with them fails and blocks the next one.
-const WINDOW: usize = 6;
-
-/// The longest time that a full window covers. A longer one is made of two transfers.
-const MAX_WINDOW: Duration = Duration::from_secs(6);
-
-/// The minimum time between the first and the last sample with losses. A drop-tail queue that
-/// overflows loses a burst. The burst and its retransmissions take one to two round trips, which can
-/// reach into two adjacent samples, and hardly into a third one.
-const MIN_LOSS_SPAN: Duration = Duration::from_secs(1);
-
-/// The minimum ratio of lost segments. Below it, one connection of a common round-trip time of 50 ms
-/// reaches more than 6 Mbit/s, and a full queue of 30 segments loses as much.
-const MIN_LOSS_RATIO: f64 = 0.002;
-
-/// The minimum ratio of segments that waited behind a loss, on a path without a queue. A burst loses
-/// few segments and still stops a connection for a round trip. Congestion is not the cause there, so
-/// one burst in fifty round trips matters.
-const MIN_DELAYED_RATIO: f64 = 0.02;
-
 /// The number of links after the first step. Two would hardly be noticed in the noise of a lossy
 /// path, and each step costs a trial.
 const FIRST_STEP: usize = 4;
+
+/// The ratio of lost segments at which the first step is [`HEAVY_STEP`]. With such losses one link
+/// reaches less than a megabit per second over a round trip of 100 ms, and further ones take long to
+/// be established.
+const HEAVY_LOSS_RATIO: f64 = 0.025;
+
+/// The number of links after the first step with heavy losses.
+const HEAVY_STEP: usize = 8;
 
 /// The minimum time between two steps up. New links need some round trips to be established and to
 /// speed up.
 const STEP_INTERVAL: Duration = Duration::from_millis(1500);
 
-/// The time after the last step at which a trial is judged. Slow start on a path of 200 ms is over by
-/// then.
+/// The time after the last step at which a trial is judged, if its links were up at once. Slow start
+/// on a path of 200 ms is over by then. What the links took is added twice: once for them, and once
+/// for the lanes, which are attached over them, and over the links of the other end.
 const TRIAL: Duration = Duration::from_secs(3);
 
-/// The samples that a trial is judged by, the latest ones. Earlier samples contain the start of the
-/// new links.
-const JUDGED_SAMPLES: usize = 4;
-
-/// The samples that show the rate before a trial.
-const LIMITED_SAMPLES: usize = 3;
+/// The time after the last step at which a trial is judged even if some of its links are not up.
+const MAX_TRIAL: Duration = Duration::from_secs(15);
 
 /// The growth of the rate that keeps the links of a trial. Smaller differences are noise, and do not
 /// pay for the links.
@@ -84,9 +70,6 @@ const MAX_HOLD: Duration = Duration::from_secs(600);
 /// The time without a busy sample after which the number falls back to one link. A person who pauses
 /// between two transfers keeps the links.
 const REST: Duration = Duration::from_secs(30);
-
-/// The longest sample that is evidence. A longer one mixes a rest with a transfer.
-const MAX_SAMPLE: Duration = Duration::from_secs(1);
 
 /// Samples are taken by a timer, which may be early or late by this much.
 const TIMER_TOLERANCE: Duration = Duration::from_millis(100);
@@ -117,6 +100,8 @@ pub struct Sample {
     pub received: Traffic,
     /// From the role to the master.
     pub sent: Traffic,
+    /// The number of links that are up.
+    pub links: usize,
 }
 
 impl Sample {
@@ -185,6 +170,8 @@ struct Trial {
     from: usize,
     /// The rate of each direction before the first step at which losses limited it.
     rates_before: [Option<f64>; 2],
+    /// How long the links of the last step took until all were up.
+    links_took: Option<Duration>,
 }
 
 /// The time after a trial that brought nothing.
@@ -259,7 +246,7 @@ impl LinkDemand {
             self.change(self.min, DemandReason::Rest);
             self.trial = None;
         }
-        self.judge(now);
+        self.judge(now, sample.links);
         self.step(now);
         self.wanted
     }
@@ -281,23 +268,35 @@ impl LinkDemand {
         let trial = self.trial.get_or_insert(Trial {
             from: self.wanted,
             rates_before: [None, None],
+            links_took: None,
         });
+        trial.links_took = None;
         for (direction, rate) in self.directions.iter().zip(&mut trial.rates_before) {
             if is_limited(direction) && rate.is_none() {
                 *rate = Some(direction.limited_rate());
             }
         }
-        let next = self.wanted.saturating_mul(2).max(FIRST_STEP).min(limit);
+        let mut limited = self.directions.iter().filter(|one| is_limited(one));
+        let first = if limited.any(|one| one.loss_ratio() >= HEAVY_LOSS_RATIO) {
+            HEAVY_STEP
+        } else {
+            FIRST_STEP
+        };
+        let next = self.wanted.saturating_mul(2).max(first).min(limit);
         self.stepped_at = Some(now);
         self.change(next, DemandReason::Losses);
     }
 
-    /// Ends a trial after its time. One direction that gained suffices.
-    fn judge(&mut self, now: Instant) {
-        let (Some(trial), Some(stepped)) = (&self.trial, self.stepped_at) else {
+    /// Ends a trial after its time, with `links` up. One direction that gained suffices.
+    fn judge(&mut self, now: Instant, links: usize) {
+        let (Some(trial), Some(stepped)) = (&mut self.trial, self.stepped_at) else {
             return;
         };
-        if !has_passed(TRIAL, stepped, now) {
+        if trial.links_took.is_none() && links >= self.wanted {
+            trial.links_took = Some(now.saturating_duration_since(stepped));
+        }
+        let time = trial.links_took.map_or(MAX_TRIAL, |took| TRIAL + 2 * took);
+        if !has_passed(time.min(MAX_TRIAL), stepped, now) {
             return;
         }
         let rates = self.directions.iter().zip(trial.rates_before);
@@ -344,101 +343,8 @@ impl LinkDemand {
         });
         self.wanted = wanted;
         for direction in &mut self.directions {
-            direction.samples.clear();
+            direction.clear();
         }
-    }
-}
-
-/// The latest busy samples of one direction at the present number of links.
-#[derive(Debug, Default)]
-struct Direction {
-    samples: VecDeque<BusySample>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct BusySample {
-    at: Instant,
-    length: Duration,
-    traffic: Traffic,
-}
-
-impl Direction {
-    fn record(&mut self, now: Instant, length: Duration, traffic: &Traffic) {
-        if !traffic.is_busy() || length > MAX_SAMPLE {
-            return;
-        }
-        self.samples.truncate(WINDOW - 1);
-        self.samples.push_front(BusySample {
-            at: now,
-            length,
-            traffic: *traffic,
-        });
-    }
-
-    /// Returns whether the direction is busy now and losses limit it.
-    fn is_lossy(&self, now: Instant) -> bool {
-        let is_busy = self.samples.front().is_some_and(|sample| sample.at == now);
-        let mut with_losses = self.with_losses();
-        let (last, first) = (with_losses.next(), with_losses.next_back());
-        let (Some(last), Some(first)) = (last, first) else {
-            return false;
-        };
-        is_busy
-            && has_passed(MIN_LOSS_SPAN, first.at, last.at)
-            && (self.loss_ratio() >= MIN_LOSS_RATIO
-                || self.ratio(|traffic| traffic.delayed) >= MIN_DELAYED_RATIO)
-    }
-
-    /// Returns whether the samples are a whole window of one transfer.
-    fn is_full(&self, now: Instant) -> bool {
-        let oldest = self.samples.get(WINDOW - 1);
-        oldest.is_some_and(|oldest| now.saturating_duration_since(oldest.at) <= MAX_WINDOW)
-    }
-
-    fn with_losses(&self) -> impl DoubleEndedIterator<Item = &BusySample> {
-        self.samples
-            .iter()
-            .filter(|sample| sample.traffic.losses > 0)
-    }
-
-    fn loss_ratio(&self) -> f64 {
-        self.ratio(|traffic| traffic.losses)
-    }
-
-    /// Returns the ratio of some segments to all.
-    fn ratio(&self, count: impl Fn(&Traffic) -> u64) -> f64 {
-        let (some, all) = self.samples.iter().fold((0, 0), |(some, all), sample| {
-            (some + count(&sample.traffic), all + sample.traffic.segments)
-        });
-        some as f64 / all.max(1) as f64
-    }
-
-    /// Returns the rate of all samples, in bytes per second.
-    fn rate(&self) -> f64 {
-        rate_of(self.samples.iter())
-    }
-
-    /// Returns the rate that losses limit: that of the latest samples. Earlier ones may contain the
-    /// start of the transfer: it is slow at first, and faster than what follows its first losses.
-    fn limited_rate(&self) -> f64 {
-        rate_of(self.samples.iter().take(LIMITED_SAMPLES))
-    }
-
-    /// Returns the rate that a trial is judged by, once there are enough samples.
-    fn judged_rate(&self) -> Option<f64> {
-        let latest = self.samples.iter().take(JUDGED_SAMPLES);
-        (latest.len() == JUDGED_SAMPLES).then(|| rate_of(latest))
-    }
-}
-
-fn rate_of<'s>(samples: impl Iterator<Item = &'s BusySample>) -> f64 {
-    let (bytes, length) = samples.fold((0, Duration::ZERO), |(bytes, length), sample| {
-        (bytes + sample.traffic.bytes, length + sample.length)
-    });
-    if length.is_zero() {
-        0.0
-    } else {
-        bytes as f64 / length.as_secs_f64()
     }
 }
 

@@ -419,3 +419,17 @@ fn oversized_payload_closes_channel_alone() {
     assert_eq!(sent(&outbox, 1), [(2, 20)]);
     assert_eq!(channel_end.events().len(), 1);
 }
+
+#[test]
+fn wait_ends_when_the_link_has_moved_enough() {
+    use futures_util::FutureExt;
+
+    let outbox = Outbox::new();
+    outbox.count_moved(1000);
+    let mut wait = std::pin::pin!(outbox.wait_until_moved(100));
+    assert_eq!(wait.as_mut().now_or_never(), None);
+    outbox.count_moved(99);
+    assert_eq!(wait.as_mut().now_or_never(), None);
+    outbox.count_moved(1);
+    assert_eq!(wait.as_mut().now_or_never(), Some(()));
+}

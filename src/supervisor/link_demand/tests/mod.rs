@@ -6,7 +6,7 @@ mod timing;
 use proptest::prelude::*;
 
 use self::paths::{Bbr, ConstantRate, FullQueue, Path, RandomLoss, moved};
-use super::*;
+use super::{direction::MIN_LOSS_RATIO, *};
 
 const TICK: Duration = Duration::from_millis(500);
 const SEGMENT: f64 = 1448.0;
@@ -28,6 +28,8 @@ struct Fixture {
     random: fastrand::Rng,
     elapsed: Duration,
     changes: Vec<(Duration, usize)>,
+    /// The time until a wanted link is up.
+    link_time: Duration,
 }
 
 impl Fixture {
@@ -38,6 +40,7 @@ impl Fixture {
             random: fastrand::Rng::with_seed(seed),
             elapsed: Duration::ZERO,
             changes: Vec::new(),
+            link_time: Duration::ZERO,
         };
         // Starts the clock of the demand.
         fixture.demand.on_sample(fixture.now, &Sample::default());
@@ -52,7 +55,11 @@ impl Fixture {
         let before = self.demand.wanted();
         self.now += length;
         self.elapsed += length;
-        let wanted = self.demand.on_sample(self.now, sample);
+        let sample = Sample {
+            links: self.links(),
+            ..*sample
+        };
+        let wanted = self.demand.on_sample(self.now, &sample);
         assert_eq!(wanted, self.demand.wanted());
         if wanted != before {
             self.changes.push((self.elapsed, wanted));
@@ -60,10 +67,19 @@ impl Fixture {
         wanted
     }
 
-    /// Transfers for `seconds` over the wanted number of links, and returns that number.
+    /// Returns the number of links that are up.
+    fn links(&self) -> usize {
+        let mut changes = self.changes.iter().rev();
+        let is_up = |at: Duration| self.elapsed >= at + self.link_time;
+        changes
+            .find(|(at, _)| is_up(*at))
+            .map_or(1, |(_, wanted)| *wanted)
+    }
+
+    /// Transfers for `seconds` over the links that are up, and returns the wanted number.
     fn transfer(&mut self, path: &mut impl Path, way: Way, seconds: u64) -> usize {
         for _ in 0..seconds * 2 {
-            let traffic = path.transfer(self.demand.wanted(), &mut self.random);
+            let traffic = path.transfer(self.links(), &mut self.random);
             self.tick(&sample(way, traffic));
         }
         self.demand.wanted()
@@ -150,6 +166,40 @@ fn heavy_loss_on_a_long_path_goes_to_maximum() {
         let mut path = RandomLoss::new(0.03, 0.2);
         assert_eq!(fixture.transfer(&mut path, Way::Sent, 60), MAX, "{seed}");
     }
+}
+
+#[test]
+fn heavy_loss_skips_the_first_step() {
+    let mut fixture = Fixture::new(MAX, 1);
+    assert_eq!(fixture.scripted(40, 3, 6), 8);
+    assert_eq!(fixture.changes, [(seconds(3.0), 8)]);
+    let mut fixture = Fixture::new(6, 1);
+    assert_eq!(fixture.scripted(40, 3, 6), 6, "at most six");
+}
+
+#[test]
+fn trial_waits_for_links_that_take_long() {
+    for millis in [1000, 2500, 4000] {
+        for seed in 0..50 {
+            let mut fixture = Fixture::new(MAX, seed);
+            fixture.link_time = Duration::from_millis(millis);
+            let mut path = RandomLoss::new(0.03, 0.2);
+            fixture.transfer(&mut path, Way::Received, 60);
+            let numbers: Vec<_> = fixture.changes.iter().map(|(_, wanted)| *wanted).collect();
+            assert_eq!(numbers.last(), Some(&MAX), "{millis} ms, seed {seed}");
+            assert!(numbers.is_sorted(), "{millis} ms, seed {seed}: {numbers:?}");
+        }
+    }
+}
+
+#[test]
+fn trial_ends_without_links_that_never_come_up() {
+    let mut fixture = Fixture::new(MAX, 1);
+    fixture.link_time = Duration::from_secs(3600);
+    fixture.transfer(&mut RandomLoss::new(0.03, 0.2), Way::Received, 60);
+    let (last, wanted) = fixture.changes.last().copied().unwrap();
+    let stepped = fixture.changes.iter().rev().nth(1).map(|(at, _)| *at);
+    assert_eq!((stepped.map(|at| last - at), wanted), (Some(MAX_TRIAL), 1));
 }
 
 #[test]
@@ -328,6 +378,7 @@ fn little_traffic_changes_nothing() {
         let sample = Sample {
             received: few_bytes,
             sent: few_segments,
+            links: 1,
         };
         assert!(!sample.is_busy());
         assert_eq!(fixture.tick(&sample), 1);
@@ -347,6 +398,7 @@ fn losses_of_a_quiet_direction_do_not_count_for_the_busy_one() {
                 losses: 2,
                 delayed: 50,
             },
+            links: 1,
         };
         assert_eq!(fixture.tick(&sample), 1);
     }
@@ -427,7 +479,7 @@ proptest! {
         let mut stepped: Option<Duration> = None;
         for (millis, received, sent) in samples {
             let before = fixture.demand.wanted();
-            let wanted = fixture.after(Duration::from_millis(millis), &Sample { received, sent });
+            let wanted = fixture.after(Duration::from_millis(millis), &Sample { received, sent, links: 0 });
             prop_assert!((1..=max.max(1)).contains(&wanted));
             if wanted > before {
                 let pause = stepped.replace(fixture.elapsed).map(|last| fixture.elapsed - last);

@@ -25,3 +25,38 @@ fn number_falls_back_exactly_after_the_rest() {
     let change = fixture.demand.last_change().unwrap();
     assert_eq!(change.reason, DemandReason::Rest);
 }
+
+#[test]
+fn retransmission_timeouts_belong_to_the_transfer() {
+    for way in [Way::Received, Way::Sent] {
+        let mut fixture = Fixture::new(MAX, 1);
+        // Of three ticks one moves data. In the others a link waits for one segment.
+        for tick in 0..7 {
+            let moved = if tick % 3 == 0 { 15 } else { 1 };
+            let traffic = Traffic {
+                bytes: moved * SEGMENT as u64,
+                segments: moved,
+                losses: 1,
+                delayed: 0,
+            };
+            fixture.tick(&sample(way, traffic));
+        }
+        assert_eq!(fixture.changes, [(seconds(3.0), 4)]);
+    }
+}
+
+#[test]
+fn retransmissions_after_a_transfer_are_no_evidence() {
+    let mut fixture = Fixture::new(MAX, 1);
+    assert_eq!(fixture.scripted(100, 0, 2), 1);
+    for _ in 0..100 {
+        let keystroke = Traffic {
+            bytes: 100,
+            segments: 2,
+            losses: 1,
+            delayed: 1,
+        };
+        fixture.rest(1);
+        assert_eq!(fixture.tick(&sample(Way::Sent, keystroke)), 1);
+    }
+}
