@@ -31,8 +31,6 @@ mod serve_link;
 mod shared;
 mod shares;
 mod threads;
-mod throttle;
-mod token_bucket;
 
 #[cfg(test)]
 mod tests;
@@ -69,7 +67,6 @@ pub use self::{
     front::{Fallback, HEALTH_PATH, MIN_HEADER_BYTES, TrustedProxies},
     limits::MasterLimits,
     parameters::{MasterError, MasterParameters, MasterTiming, MasterTlsFiles},
-    throttle::{THROTTLE_BURST, THROTTLE_REFILL},
 };
 
 /// A master with bound listeners. It accepts connections in [`Master::run`].

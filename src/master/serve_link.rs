@@ -13,7 +13,7 @@ use super::{
     admission::{AdmissionError, ConnectionPermit},
     auth::AuthError,
     handshakes::HandshakePermit,
-    limits::{LinkNumber, RETRY_AFTER, party},
+    limits::{LinkNumber, RETRY_AFTER},
     registry::{AuthenticatedLink, Superseded},
     router::{LinkRef, Router, now},
     shared::{MasterShared, shutdown_notice},
@@ -24,6 +24,7 @@ use crate::{
         authenticate::{self, Hello},
     },
     net::websocket::MessageSocket,
+    throttle::party,
 };
 use report_proto::frame::{self, Claims, Code, Frame, Notice, Ports, Role, Terms};
 

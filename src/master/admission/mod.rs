@@ -23,10 +23,10 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    limits::{MasterLimits, RETRY_AFTER, party},
+    limits::{MasterLimits, RETRY_AFTER},
     shares::Shares,
 };
-use crate::link::Outbox;
+use crate::{link::Outbox, throttle::party};
 use report_proto::frame::{Code, Notice, Role};
 
 /// The fraction of the places for connections that are not links yet: one part in this many.

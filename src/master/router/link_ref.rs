@@ -15,8 +15,8 @@ use crate::{
         account::{LinkAccount, MasterBudget},
         admission::LinkPlace,
         limits::LinkNumber,
-        token_bucket::TokenBucket,
     },
+    throttle::TokenBucket,
 };
 use report_proto::frame::{Code, Notice};
 
