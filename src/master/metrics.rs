@@ -93,16 +93,8 @@ impl ObservedRole for MasterObserver {
             "Attach requests of clients without an answer from a server.",
             [Sample::of(totals.attach_requests)],
         )?;
-        families.gauge_of_counts(
-            "report_queue_memory_bytes",
-            "Data that waits in the master for slow peers, with the overhead of its queues.",
-            [Sample::of(self.0.router.used_bytes())],
-        )?;
-        families.gauge_of_counts(
-            "report_queue_memory_limit_bytes",
-            "The limit of waiting data (limits.memory).",
-            [Sample::of(self.0.limits.memory_bytes)],
-        )?;
+        let (used, limit) = (self.0.router.used_bytes(), self.0.limits.memory_bytes);
+        families.queue_memory(used as u64, limit as u64)?;
         families.refusals(&self.0.router.refusals)
     }
 }
