@@ -41,7 +41,8 @@ struct RegistryTotals {
 }
 
 impl RegistryTotals {
-    /// Reads all links under one lock, so that a link counts as up or as ended, never as both.
+    /// Reads all established links under one lock, so that a link counts as up or as ended, never as
+    /// both. To copy the handles first would touch the same memory of each link under this lock.
     fn read(shared: &MasterShared) -> Self {
         let registry = shared.router.registry();
         let mut roles = [Role::Server, Role::Client].map(|role| RoleTotals {
@@ -51,6 +52,10 @@ impl RegistryTotals {
             totals: shared.router.ended_links.totals(role),
         });
         for (role, link, channels) in registry.channels() {
+            // Other links wait for WELCOME.
+            if !link.is_established() {
+                continue;
+            }
             let mut of_role = roles.iter_mut();
             if let Some(totals) = of_role.find(|totals| totals.role == role) {
                 totals.links = totals.links.saturating_add(1);

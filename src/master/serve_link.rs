@@ -146,14 +146,16 @@ async fn establish(
     if shared.draining.is_cancelled() {
         link.outbox.control(&Frame::GoAway(shutdown_notice()));
     }
-    welcome(shared, &mut socket, &hello)
-        .await
-        .then_some(EstablishedLink {
-            socket,
-            hello,
-            link,
-            registration,
-        })
+    if !welcome(shared, &mut socket, &hello).await {
+        return None;
+    }
+    link.mark_established();
+    Some(EstablishedLink {
+        socket,
+        hello,
+        link,
+        registration,
+    })
 }
 
 /// Returns the notice for a client for which there is no place. The master learns only from HELLO that

@@ -1,7 +1,10 @@
 //! Tests of the readiness and the metrics of the master.
 
 use super::*;
-use crate::{master::metrics::MasterObserver, metrics::Exposition};
+use crate::{
+    master::{metrics::MasterObserver, registry::AuthenticatedLink},
+    metrics::Exposition,
+};
 
 impl RunningMaster {
     /// Returns the value of a series of the master's metrics, if it has this series.
@@ -54,6 +57,34 @@ async fn links_and_their_bytes_are_counted_also_after_their_end() {
         let established = format!("report_established_links_total{{peer=\"{peer}\"}}");
         assert_eq!(master.metric(&established), Some(1));
     }
+}
+
+#[tokio::test]
+async fn links_without_welcome_are_not_counted_as_established() {
+    let master = start();
+    let router = &master.shared.router;
+    let party = IpAddr::from([10, 0, 0, 1]);
+    let link = router.new_link(1_000, party, false);
+    let new_link = AuthenticatedLink {
+        link: link.number,
+        party,
+        role: Role::Client,
+        instance: Id([1; 16]),
+        slot: Slot::FIRST,
+        epoch: 1,
+        moves: false,
+        handle: Arc::clone(&link),
+    };
+    router.registry().add_link(new_link).expect("entered");
+    let counted = || {
+        ["report_links", "report_established_links_total"]
+            .map(|name| master.metric(&format!("{name}{{peer=\"client\"}}")))
+    };
+    assert_eq!(counted(), [Some(0), Some(0)]);
+    router.ended_links.add(Role::Client, &link);
+    assert_eq!(counted(), [Some(0), Some(0)], "nor at its end");
+    link.mark_established();
+    assert_eq!(counted(), [Some(1), Some(1)]);
 }
 
 #[tokio::test]
