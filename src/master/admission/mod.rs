@@ -188,8 +188,8 @@ impl Places {
     /// connection of the heaviest party, so that a flood lasts no longer than other connections.
     /// Without such a connection, evicts a client without a tunnel, whose place becomes free soon.
     fn evict_for(&mut self, party: Option<IpAddr>) -> bool {
-        let Some(heaviest) = self.negotiating.heaviest_party() else {
-            if let Some(number) = self.unattached.heaviest() {
+        let Some(heaviest) = self.negotiating.heaviest_party(fastrand::u64(..)) else {
+            if let Some(number) = self.unattached.heaviest(fastrand::u64(..)) {
                 self.evict(number);
             }
             return false;
@@ -333,9 +333,12 @@ impl ConnectionPermit {
                 .occupied
                 .get(&self.number)
                 .and_then(|place| place.party);
-            let victim = places
-                .unattached
-                .victim_for(party_or_unknown(party), self.number, 1);
+            let victim = places.unattached.victim_for(
+                party_or_unknown(party),
+                self.number,
+                1,
+                fastrand::u64(..),
+            );
             let Some(victim) = victim else {
                 return Err(AdmissionError::Clients(self.admission.clients));
             };
