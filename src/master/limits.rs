@@ -55,6 +55,9 @@ pub(crate) const MAX_REFUSALS: usize = 32;
 /// free, and a part of the resume timeout, so that streams survive a few refusals.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(20);
 
+/// The reason of an eviction for the metrics.
+pub(super) const EVICTED: &str = "evicted";
+
 /// The fraction of `links` that may be refused with an answer: one part in this many.
 pub(crate) const REFUSAL_DIVISOR: usize = 64;
 

@@ -23,10 +23,10 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    limits::{MasterLimits, RETRY_AFTER},
+    limits::{EVICTED, MasterLimits, RETRY_AFTER},
     shares::Shares,
 };
-use crate::{link::Outbox, throttle::party};
+use crate::{link::Outbox, metrics::RefusalCounts, throttle::party};
 use report_proto::frame::{Code, Notice, Role};
 
 /// The fraction of the places for connections that are not links yet: one part in this many.
@@ -54,6 +54,8 @@ struct Places {
     negotiating: Shares,
     unattached: Shares,
     attached: usize,
+    /// Counts the evictions.
+    refusals: Arc<RefusalCounts>,
 }
 
 #[derive(Debug)]
@@ -104,8 +106,8 @@ impl AdmissionError {
 }
 
 impl Admission {
-    /// Creates the table without connections.
-    pub(super) fn new(limits: &MasterLimits) -> Arc<Self> {
+    /// Creates the table without connections. It counts evictions in `refusals`.
+    pub(super) fn new(limits: &MasterLimits, refusals: Arc<RefusalCounts>) -> Arc<Self> {
         let negotiating = (limits.links / NEGOTIATING_DIVISOR).max(1);
         let servers = limits.links / SERVER_DIVISOR;
         Arc::new(Admission {
@@ -117,7 +119,10 @@ impl Admission {
                 .saturating_sub(negotiating)
                 .saturating_sub(servers)
                 .max(1),
-            places: Mutex::default(),
+            places: Mutex::new(Places {
+                refusals,
+                ..Places::default()
+            }),
         })
     }
 
@@ -217,8 +222,12 @@ impl Places {
         };
         self.discount(number, &place);
         match &place.outbox {
-            None => place.evicted.cancel(),
+            None => {
+                self.refusals.count("connection", EVICTED);
+                place.evicted.cancel();
+            }
             Some(outbox) => {
+                self.refusals.count("link", EVICTED);
                 let full = Notice::new(
                     Code::Limit,
                     "the master is full, and this link has no tunnel",

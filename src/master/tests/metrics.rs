@@ -1,10 +1,7 @@
 //! Tests of the readiness and the metrics of the master.
 
 use super::*;
-use crate::{
-    master::{metrics::MasterObserver, registry::AuthenticatedLink},
-    metrics::Exposition,
-};
+use crate::{master::metrics::MasterObserver, metrics::Exposition};
 
 impl RunningMaster {
     /// Returns the value of a series of the master's metrics, if it has this series.
@@ -63,19 +60,7 @@ async fn links_and_their_bytes_are_counted_also_after_their_end() {
 async fn links_without_welcome_are_not_counted_as_established() {
     let master = start();
     let router = &master.shared.router;
-    let party = IpAddr::from([10, 0, 0, 1]);
-    let link = router.new_link(1_000, party, false);
-    let new_link = AuthenticatedLink {
-        link: link.number,
-        party,
-        role: Role::Client,
-        instance: Id([1; 16]),
-        slot: Slot::FIRST,
-        epoch: 1,
-        moves: false,
-        handle: Arc::clone(&link),
-    };
-    router.registry().add_link(new_link).expect("entered");
+    let link = enter_link(router, 100, Role::Client);
     let counted = || {
         ["report_links", "report_established_links_total"]
             .map(|name| master.metric(&format!("{name}{{peer=\"client\"}}")))
