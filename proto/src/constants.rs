@@ -31,6 +31,6 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 
 /// The longest wait before an attempt to link that a peer can ask for before WELCOME (PROTOCOL 12).
 ///
-/// The peer may be a gateway with a wrong clock. Half of the resume timeout, so that tunnels survive
-/// the wait and the random part that a role adds.
+/// The peer may be a gateway with a wrong clock. Half of the resume timeout, so that tunnels
+/// survive the wait and the random part that a role adds.
 pub const EARLY_RETRY_AFTER_MAX: Duration = Duration::from_secs(60);

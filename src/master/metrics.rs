@@ -41,8 +41,8 @@ struct RegistryTotals {
 }
 
 impl RegistryTotals {
-    /// Reads all established links under one lock, so that a link counts as up or as ended, never as
-    /// both. To copy the handles first would touch the same memory of each link under this lock.
+    /// Reads all established links under one lock, so that a link counts as up or as ended, never
+    /// as both. A copy of the handles would touch the same memory of each link under this lock.
     fn read(shared: &MasterShared) -> Self {
         let registry = shared.router.registry();
         let mut roles = [Role::Server, Role::Client].map(|role| RoleTotals {
