@@ -22,6 +22,7 @@
 //! | [`link`] | one link: authentication, keep-alive, the send schedule of its channels |
 //! | [`net`] | from a host name to a socket of messages: TCP, proxies, TLS, the WebSocket |
 //! | [`diagnosis`] | a failure as data: its code, the evidence, the cause and the remedy |
+//! | [`throttle`] | limits guesses of a secret, for each address |
 //! | [`random`], [`text`], [`suspend`], [`tcp_table`] | the system's random numbers; text files; time in suspend; the kernel's table of TCP connections |
 //! | [`report_proto`] | the pure layers, a separate crate: frames, multiplexer, ciphers, compression |
 //!
@@ -48,6 +49,7 @@ pub mod suspend;
 pub mod tcp_table;
 pub mod telemetry;
 pub mod text;
+pub mod throttle;
 pub mod tunnel;
 
 #[cfg(test)]

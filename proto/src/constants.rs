@@ -23,7 +23,14 @@ pub const CHANNEL_LIMIT: usize = 34 * 1024 * 1024;
 /// The default covers the restart of a proxy, a router or a master.
 pub const RESUME_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The longest wait before an attempt to link that a peer can ask for (PROTOCOL 12).
+/// The longest wait before an attempt to link that a master can ask for after WELCOME (PROTOCOL
+/// 12).
 ///
-/// A wrong clock or a mistake at a gateway must not keep a role away for days.
+/// A mistake of its operator must not keep a role away for days.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
+
+/// The longest wait before an attempt to link that a peer can ask for before WELCOME (PROTOCOL 12).
+///
+/// The peer may be a gateway with a wrong clock. Half of the resume timeout, so that tunnels
+/// survive the wait and the random part that a role adds.
+pub const EARLY_RETRY_AFTER_MAX: Duration = Duration::from_secs(60);

@@ -138,7 +138,6 @@ fn spawn_connection(
     };
     let task = {
         let (shared, mut permit) = (Arc::clone(shared), permit);
-        let router = Arc::clone(&shared.router);
         async move {
             let stream = match sent.attach() {
                 Ok(stream) => stream,
@@ -168,7 +167,6 @@ fn spawn_connection(
                 evicted.run_until_cancelled(served).await;
             }
             if evicted.is_cancelled() {
-                router.refusals.count("connection", "evicted");
                 debug!("connection evicted: too many connections are not links yet");
             }
             drop((permit, thread_place));

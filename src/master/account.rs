@@ -65,7 +65,7 @@ impl MasterBudget {
             return Ok(());
         }
         Err(shares
-            .victim_for(party, link, bytes)
+            .victim_for(party, link, bytes, fastrand::u64(..))
             .map_or(ReserveError::Refused, ReserveError::Evict))
     }
 
@@ -78,7 +78,7 @@ impl MasterBudget {
     pub(super) fn link_over_quota(&self) -> Option<LinkNumber> {
         let shares = self.unproven();
         shares
-            .heaviest()
+            .heaviest(fastrand::u64(..))
             .filter(|_| shares.total() > self.unproven_bytes)
     }
 

@@ -7,10 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::throttle::Throttle;
 use crate::{
     link::authenticate::{self, Hello, HelloError},
     net::websocket::MessageSocket,
+    throttle::Throttle,
 };
 use report_proto::{
     crypto::LinkKey,

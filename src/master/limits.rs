@@ -1,9 +1,6 @@
-//! The resource limits of a master, the definition of a party, and the numbers of links.
+//! The resource limits of a master, and the numbers of links.
 
-use std::{
-    net::{IpAddr, Ipv6Addr},
-    time::Duration,
-};
+use std::time::Duration;
 
 use crate::config::MasterLimitsConfig;
 
@@ -58,6 +55,9 @@ pub(crate) const MAX_REFUSALS: usize = 32;
 /// free, and a part of the resume timeout, so that streams survive a few refusals.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(20);
 
+/// The reason of an eviction for the metrics.
+pub(super) const EVICTED: &str = "evicted";
+
 /// The fraction of `links` that may be refused with an answer: one part in this many.
 pub(crate) const REFUSAL_DIVISOR: usize = 64;
 
@@ -94,19 +94,6 @@ impl MasterLimits {
     }
 }
 
-/// Returns the party of an address: the IPv4 address, or the /64 network of an IPv6 address, which
-/// is what one customer gets.
-#[must_use]
-pub(super) fn party(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,13 +116,5 @@ mod tests {
         assert_eq!(limits().within(1_024, false).links, 960);
         assert_eq!(limits().within(1_024, true).links, 768);
         assert_eq!(limits().within(10, false).links, 8);
-    }
-
-    #[test]
-    fn ipv6_network_is_one_party_and_mapped_address_is_ipv4() {
-        let of = |text: &str| party(text.parse().expect("an address"));
-        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
-        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
-        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
     }
 }

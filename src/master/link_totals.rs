@@ -42,8 +42,11 @@ struct EndedOfRole {
 }
 
 impl EndedLinks {
-    /// Adds a link that counts no more bytes.
+    /// Adds a link that counts no more bytes, unless it ended before it was established.
     pub(super) fn add(&self, role: Role, link: &LinkRef) {
+        if !link.is_established() {
+            return;
+        }
         let ended = self.of(role);
         ended.links.fetch_add(1, Relaxed);
         let received = link.received_bytes.load(Relaxed);

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::token_bucket::TokenBucket;
+use crate::throttle::TokenBucket;
 
 /// The burst of lines: more than the clients and services of a small master cause when they
 /// reconnect after an outage.

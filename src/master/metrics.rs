@@ -41,7 +41,8 @@ struct RegistryTotals {
 }
 
 impl RegistryTotals {
-    /// Reads all links under one lock, so that a link counts as up or as ended, never as both.
+    /// Reads all established links under one lock, so that a link counts as up or as ended, never
+    /// as both. A copy of the handles would touch the same memory of each link under this lock.
     fn read(shared: &MasterShared) -> Self {
         let registry = shared.router.registry();
         let mut roles = [Role::Server, Role::Client].map(|role| RoleTotals {
@@ -51,6 +52,10 @@ impl RegistryTotals {
             totals: shared.router.ended_links.totals(role),
         });
         for (role, link, channels) in registry.channels() {
+            // Other links wait for WELCOME.
+            if !link.is_established() {
+                continue;
+            }
             let mut of_role = roles.iter_mut();
             if let Some(totals) = of_role.find(|totals| totals.role == role) {
                 totals.links = totals.links.saturating_add(1);
@@ -93,16 +98,8 @@ impl ObservedRole for MasterObserver {
             "Attach requests of clients without an answer from a server.",
             [Sample::of(totals.attach_requests)],
         )?;
-        families.gauge_of_counts(
-            "report_queue_memory_bytes",
-            "Data that waits in the master for slow peers, with the overhead of its queues.",
-            [Sample::of(self.0.router.used_bytes())],
-        )?;
-        families.gauge_of_counts(
-            "report_queue_memory_limit_bytes",
-            "The limit of waiting data (limits.memory).",
-            [Sample::of(self.0.limits.memory_bytes)],
-        )?;
+        let (used, limit) = (self.0.router.used_bytes(), self.0.limits.memory_bytes);
+        families.queue_memory(used as u64, limit as u64)?;
         families.refusals(&self.0.router.refusals)
     }
 }

@@ -31,8 +31,6 @@ mod serve_link;
 mod shared;
 mod shares;
 mod threads;
-mod throttle;
-mod token_bucket;
 
 #[cfg(test)]
 mod tests;
@@ -69,7 +67,6 @@ pub use self::{
     front::{Fallback, HEALTH_PATH, MIN_HEADER_BYTES, TrustedProxies},
     limits::MasterLimits,
     parameters::{MasterError, MasterParameters, MasterTiming, MasterTlsFiles},
-    throttle::{THROTTLE_BURST, THROTTLE_REFILL},
 };
 
 /// A master with bound listeners. It accepts connections in [`Master::run`].
@@ -113,7 +110,8 @@ impl Master {
             header_timeout: timing.header,
             connection_timeout: timing.connection,
         };
-        let shared = MasterShared {
+        let router = Router::new(&limits);
+        let shared = Arc::new(MasterShared {
             front,
             proxy_protocol,
             congestion_control: LinkCongestionControl::new(congestion_control),
@@ -122,18 +120,17 @@ impl Master {
             keep_alive: timing.keep_alive,
             authenticator: Authenticator::new(link_key, timing.authentication),
             log_limit: LogLimit::new(),
-            admission: Admission::new(&limits),
+            admission: Admission::new(&limits, Arc::clone(&router.refusals)),
             handshakes: Handshakes::for_threads(threads),
             refusals: Arc::new(Semaphore::new(limits.refusals())),
-            router: Router::new(&limits),
+            router,
             limits,
             next_link: AtomicU64::new(1),
             threads: Threads::start(threads).map_err(MasterError::Threads)?,
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
             aborting: CancellationToken::new(),
-        };
-        let shared = Arc::new(shared);
+        });
         Ok(Master { shared, listeners })
     }
 

@@ -13,7 +13,7 @@ use super::{
     admission::{AdmissionError, ConnectionPermit},
     auth::AuthError,
     handshakes::HandshakePermit,
-    limits::{LinkNumber, RETRY_AFTER, party},
+    limits::{LinkNumber, RETRY_AFTER},
     registry::{AuthenticatedLink, Superseded},
     router::{LinkRef, Router, now},
     shared::{MasterShared, shutdown_notice},
@@ -24,6 +24,7 @@ use crate::{
         authenticate::{self, Hello},
     },
     net::websocket::MessageSocket,
+    throttle::party,
 };
 use report_proto::frame::{self, Claims, Code, Frame, Notice, Ports, Role, Terms};
 
@@ -145,14 +146,16 @@ async fn establish(
     if shared.draining.is_cancelled() {
         link.outbox.control(&Frame::GoAway(shutdown_notice()));
     }
-    welcome(shared, &mut socket, &hello)
-        .await
-        .then_some(EstablishedLink {
-            socket,
-            hello,
-            link,
-            registration,
-        })
+    if !welcome(shared, &mut socket, &hello).await {
+        return None;
+    }
+    link.mark_established();
+    Some(EstablishedLink {
+        socket,
+        hello,
+        link,
+        registration,
+    })
 }
 
 /// Returns the notice for a client for which there is no place. The master learns only from HELLO that

@@ -173,6 +173,29 @@ impl<'e> MetricFamilies<'e> {
         self.gauge_of_counts("report_ports", "Configured ports.", [Sample::of(ports)])
     }
 
+    /// Writes the bytes that wait for slow peers, and their limit.
+    ///
+    /// # Errors
+    /// When the encoder fails.
+    pub fn queue_memory(&mut self, used: u64, limit: u64) -> fmt::Result {
+        for (name, help, bytes) in [
+            (
+                "report_queue_memory_bytes",
+                "Data that waits for slow peers.",
+                used,
+            ),
+            (
+                "report_queue_memory_limit_bytes",
+                "The limit of waiting data (limits.memory).",
+                limit,
+            ),
+        ] {
+            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+            self.gauge(name, help, [Sample::of(bytes)])?;
+        }
+        Ok(())
+    }
+
     /// Writes the refusals of a role.
     ///
     /// # Errors

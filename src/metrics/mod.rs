@@ -149,6 +149,7 @@ mod tests {
                 [Sample::labelled([("port", port)], 7)],
             )?;
             families.histogram("report_test_seconds", "Pauses.", &histogram.counts())?;
+            families.queue_memory(3, 4)?;
             families.refusals(&refusals)
         }
     }
@@ -199,6 +200,8 @@ mod tests {
             "report_test_seconds_count 1",
             "report_test_seconds_bucket{le=\"+Inf\"} 1",
             "report_refusals_total{stage=\"attach\",reason=\"limit\"} 2",
+            "report_queue_memory_bytes 3",
+            "report_queue_memory_limit_bytes 4",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}: {text}");
         }
@@ -212,10 +215,12 @@ mod tests {
             "# UNIT report_uptime_seconds seconds",
             "# UNIT report_test_bytes bytes",
             "# UNIT report_test_seconds seconds",
+            "# UNIT report_queue_memory_bytes bytes",
+            "# UNIT report_queue_memory_limit_bytes bytes",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}: {text}");
         }
-        assert_eq!(text.matches("# UNIT ").count(), 3, "{text}");
+        assert_eq!(text.matches("# UNIT ").count(), 5, "{text}");
     }
 
     #[test]

@@ -85,16 +85,7 @@ pub(crate) fn describe(
             })
         }),
     )?;
-    families.gauge(
-        "report_queue_memory_bytes",
-        "Data that waits for slow peers, accurate to a few KiB per tunnel.",
-        [Sample::of(shared.budget.used() as f64)],
-    )?;
-    families.gauge(
-        "report_queue_memory_limit_bytes",
-        "The limit of waiting data (limits.memory).",
-        [Sample::of(shared.budget.size() as f64)],
-    )?;
+    families.queue_memory(shared.budget.used(), shared.budget.size())?;
     families.refusals(&shared.refusals)
 }
 

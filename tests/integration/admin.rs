@@ -12,7 +12,9 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    bytes, ports,
+    bytes,
+    daemon::Signal,
+    ports,
     proxy::{Cut, Proxy},
     services::{self, Ending},
     tunnel::{Fields, Front, Methods, Port, Testbed, Tunnel, with},
@@ -233,6 +235,33 @@ fn readiness_follows_the_master() {
     tunnel.restart_master();
     wait::until_true("both roles are ready again", || {
         admins.client_readiness().0 == 200 && admins.server_readiness().0 == 200
+    });
+}
+
+#[test]
+fn roles_of_a_draining_master_are_ready_until_their_links_end() {
+    let testbed = Testbed::new(Front::Direct);
+    let admins = Admins::new(&testbed);
+    let mut fields = admins.fields(json!({}));
+    // No other master exists, so the links stay for the whole grace period.
+    fields.master = with(fields.master, json!({"grace_period": "5m"}));
+    let mut tunnel = Tunnel::on(testbed, Vec::new(), fields);
+    let stream = services::connect(tunnel.probe().local);
+    services::ping(&stream, b"before").unwrap();
+    tunnel.master.signal(Signal::Terminate);
+    for role in [&tunnel.client, &tunnel.server] {
+        role.wait_for_line(&["the master asks to move to another link"]);
+    }
+    for readiness in [admins.client_readiness(), admins.server_readiness()] {
+        assert_eq!(readiness.0, 200, "{}", readiness.1);
+    }
+    services::ping(&stream, b"during the drain").unwrap();
+    assert!(tunnel.is_connected(), "a new connection works too");
+    tunnel.master.kill();
+    wait::until_true("both roles miss their master", || {
+        [admins.client_readiness(), admins.server_readiness()]
+            .iter()
+            .all(|(status, body)| *status == 503 && body.contains("no link to a master"))
     });
 }
 

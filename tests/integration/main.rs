@@ -24,6 +24,7 @@ mod quickstart;
 mod resources;
 mod roles;
 mod several_masters;
+mod store_daemons;
 #[path = "../support/mod.rs"]
 mod support;
 mod survival;

@@ -13,6 +13,7 @@ pub(crate) mod fault_injector;
 pub(crate) mod files;
 pub(crate) mod fronts;
 pub(crate) mod line_session;
+pub(crate) mod mariadb;
 pub(crate) mod memory;
 pub(crate) mod namespace;
 pub(crate) mod nginx;

@@ -18,10 +18,11 @@ use super::{
 #[derive(Debug)]
 pub(crate) struct Postgres {
     address: SocketAddr,
-    _daemon: Daemon,
+    daemon: Daemon,
+    log_folder: PathBuf,
     // PostgreSQL refuses to run as root, and its own user cannot enter the private folder of the
     // test.
-    _home: tempfile::TempDir,
+    home: tempfile::TempDir,
 }
 
 impl Postgres {
@@ -39,7 +40,6 @@ impl Postgres {
             )
             .succeeded();
         }
-        let data = home.path().join("data");
         let mut initdb = server_program("initdb", home.path());
         initdb
             .args([
@@ -50,28 +50,14 @@ impl Postgres {
                 "--no-sync",
                 "--pgdata",
             ])
-            .arg(&data);
+            .arg(data_folder(home.path()));
         programs::run(&mut initdb).succeeded();
-        let mut postgres = server_program("postgres", home.path());
-        postgres
-            .arg("-D")
-            .arg(&data)
-            .arg("-k")
-            .arg(home.path())
-            .args(["-c", "fsync=off", "-c", "shared_buffers=32MB"]);
-        postgres
-            .arg("-h")
-            .arg(address.ip().to_string())
-            .arg("-p")
-            .arg(address.port().to_string());
-        // SIGTERM would wait for the clients to leave.
-        let mut daemon =
-            Daemon::start("postgres", folder, &mut postgres).stopped_by(Signal::Interrupt);
-        daemon.wait_ready(|| psql(address, "select 1").code == Some(0));
+        let daemon = launch(folder, address, home.path());
         Postgres {
             address,
-            _daemon: daemon,
-            _home: home,
+            daemon,
+            log_folder: folder.to_owned(),
+            home,
         }
     }
 
@@ -79,6 +65,50 @@ impl Postgres {
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
+
+    /// Creates a database with this name. Returns its URL.
+    #[track_caller]
+    pub(crate) fn create_database(&self, name: &str) -> String {
+        let database = format!("report_{name}");
+        psql(self.address, &format!("create database {database}")).succeeded();
+        format!("postgres://postgres@{}/{database}", self.address)
+    }
+
+    /// Stops it, as an operator would. Its clients lose their connections.
+    pub(crate) fn stop(&mut self) {
+        self.daemon.stop();
+    }
+
+    /// Starts it again at the same address and with the same data, after [`Postgres::stop`].
+    pub(crate) fn start_again(&mut self) {
+        self.daemon.stop();
+        self.daemon = launch(&self.log_folder, self.address, self.home.path());
+    }
+}
+
+/// Starts the server and waits until it answers.
+fn launch(log_folder: &Path, address: SocketAddr, home: &Path) -> Daemon {
+    let mut postgres = server_program("postgres", home);
+    postgres
+        .arg("-D")
+        .arg(data_folder(home))
+        .arg("-k")
+        .arg(home)
+        .args(["-c", "fsync=off", "-c", "shared_buffers=32MB"]);
+    postgres
+        .arg("-h")
+        .arg(address.ip().to_string())
+        .arg("-p")
+        .arg(address.port().to_string());
+    // SIGTERM would wait for the clients to leave.
+    let mut daemon =
+        Daemon::start("postgres", log_folder, &mut postgres).stopped_by(Signal::Interrupt);
+    daemon.wait_ready(|| psql(address, "select 1").code == Some(0));
+    daemon
+}
+
+fn data_folder(home: &Path) -> PathBuf {
+    home.join("data")
 }
 
 /// Runs one SQL command through an address. Prints bare values.

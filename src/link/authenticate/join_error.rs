@@ -6,7 +6,10 @@ use crate::{
     diagnosis::{Diagnosis, DiagnosisCode},
     net::websocket::SocketError,
 };
-use report_proto::frame::{self, Code, FrameError, Notice, Role};
+use report_proto::{
+    constants::EARLY_RETRY_AFTER_MAX,
+    frame::{self, Code, FrameError, Notice, Role},
+};
 
 /// An error of [`join`](super::join).
 #[derive(Debug, thiserror::Error)]
@@ -81,10 +84,11 @@ impl JoinError {
         }
     }
 
-    /// Returns how long the master asks to wait before the next attempt.
+    /// Returns how long the master asks to wait before the next attempt. It has not proven its key
+    /// yet, so this is at most [`EARLY_RETRY_AFTER_MAX`].
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        match self {
+        let wait = match self {
             JoinError::Unauthorized(notice)
             | JoinError::Throttled(notice)
             | JoinError::Superseded(notice)
@@ -97,7 +101,8 @@ impl JoinError {
             | JoinError::Closed { .. }
             | JoinError::Protocol(_)
             | JoinError::Socket(_) => None,
-        }
+        };
+        wait.map(|wait| wait.min(EARLY_RETRY_AFTER_MAX))
     }
 
     /// Returns the evidence and the remedy.
@@ -131,7 +136,7 @@ impl JoinError {
                 format!("a newer link of this instance is up ({notice})")
             }
             JoinError::Limit(notice) => {
-                let wait = notice.retry_after().map(|wait| wait.as_secs());
+                let wait = self.retry_after().map(|wait| wait.as_secs());
                 let wait = wait.map(|seconds| format!(", return in {seconds} s"));
                 let wait = wait.unwrap_or_default();
                 format!("a limit of the master is reached ({notice}{wait})")
@@ -212,6 +217,30 @@ impl JoinError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::EndReason;
+
+    #[test]
+    fn wait_before_welcome_is_short_and_the_one_after_it_may_be_longer() {
+        let minutes = |minutes| Duration::from_secs(60 * minutes);
+        for (asked, before, after) in [
+            (Duration::from_secs(20), 20, 20),
+            (minutes(1), 60, 60),
+            (minutes(5), 60, 300),
+            (minutes(60), 60, 600),
+        ] {
+            let notice = Notice::new(Code::Limit, "full").with_retry_after(asked);
+            let error = JoinError::Limit(notice.clone());
+            assert_eq!(error.retry_after(), Some(Duration::from_secs(before)));
+            let shown = format!("return in {before} s");
+            assert!(error.to_string().contains(&shown), "{error}");
+            let refused = JoinError::Refused(notice.clone());
+            assert_eq!(refused.retry_after(), Some(Duration::from_secs(before)));
+            let ended = EndReason::PeerError(notice);
+            assert_eq!(ended.retry_after(), Some(Duration::from_secs(after)));
+        }
+        let unadvised = JoinError::Limit(Notice::new(Code::Limit, "full"));
+        assert_eq!(unadvised.retry_after(), None);
+    }
 
     #[test]
     fn errors_print_the_evidence_and_the_remedy() {

@@ -23,10 +23,10 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    limits::{MasterLimits, RETRY_AFTER, party},
+    limits::{EVICTED, MasterLimits, RETRY_AFTER},
     shares::Shares,
 };
-use crate::link::Outbox;
+use crate::{link::Outbox, metrics::RefusalCounts, throttle::party};
 use report_proto::frame::{Code, Notice, Role};
 
 /// The fraction of the places for connections that are not links yet: one part in this many.
@@ -54,6 +54,8 @@ struct Places {
     negotiating: Shares,
     unattached: Shares,
     attached: usize,
+    /// Counts the evictions.
+    refusals: Arc<RefusalCounts>,
 }
 
 #[derive(Debug)]
@@ -104,8 +106,8 @@ impl AdmissionError {
 }
 
 impl Admission {
-    /// Creates the table without connections.
-    pub(super) fn new(limits: &MasterLimits) -> Arc<Self> {
+    /// Creates the table without connections. It counts evictions in `refusals`.
+    pub(super) fn new(limits: &MasterLimits, refusals: Arc<RefusalCounts>) -> Arc<Self> {
         let negotiating = (limits.links / NEGOTIATING_DIVISOR).max(1);
         let servers = limits.links / SERVER_DIVISOR;
         Arc::new(Admission {
@@ -117,7 +119,10 @@ impl Admission {
                 .saturating_sub(negotiating)
                 .saturating_sub(servers)
                 .max(1),
-            places: Mutex::default(),
+            places: Mutex::new(Places {
+                refusals,
+                ..Places::default()
+            }),
         })
     }
 
@@ -188,8 +193,8 @@ impl Places {
     /// connection of the heaviest party, so that a flood lasts no longer than other connections.
     /// Without such a connection, evicts a client without a tunnel, whose place becomes free soon.
     fn evict_for(&mut self, party: Option<IpAddr>) -> bool {
-        let Some(heaviest) = self.negotiating.heaviest_party() else {
-            if let Some(number) = self.unattached.heaviest() {
+        let Some(heaviest) = self.negotiating.heaviest_party(fastrand::u64(..)) else {
+            if let Some(number) = self.unattached.heaviest(fastrand::u64(..)) {
                 self.evict(number);
             }
             return false;
@@ -217,8 +222,12 @@ impl Places {
         };
         self.discount(number, &place);
         match &place.outbox {
-            None => place.evicted.cancel(),
+            None => {
+                self.refusals.count("connection", EVICTED);
+                place.evicted.cancel();
+            }
             Some(outbox) => {
+                self.refusals.count("link", EVICTED);
                 let full = Notice::new(
                     Code::Limit,
                     "the master is full, and this link has no tunnel",
@@ -333,9 +342,12 @@ impl ConnectionPermit {
                 .occupied
                 .get(&self.number)
                 .and_then(|place| place.party);
-            let victim = places
-                .unattached
-                .victim_for(party_or_unknown(party), self.number, 1);
+            let victim = places.unattached.victim_for(
+                party_or_unknown(party),
+                self.number,
+                1,
+                fastrand::u64(..),
+            );
             let Some(victim) = victim else {
                 return Err(AdmissionError::Clients(self.admission.clients));
             };

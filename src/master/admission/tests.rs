@@ -3,11 +3,18 @@
 use super::*;
 
 fn admission(links: usize, links_per_address: usize) -> Arc<Admission> {
-    Admission::new(&MasterLimits {
+    let limits = MasterLimits {
         links,
         links_per_address,
         ..MasterLimits::default()
-    })
+    };
+    Admission::new(&limits, Arc::default())
+}
+
+/// Returns how many evictions were counted at a stage.
+fn counted(admission: &Admission, stage: &'static str) -> u64 {
+    let counts = admission.places().refusals.all();
+    counts.get(&(stage, EVICTED)).copied().unwrap_or(0)
 }
 
 fn address(number: u8) -> Option<IpAddr> {
@@ -45,6 +52,7 @@ fn silent_connections_take_a_quarter_and_are_evicted_for_others() {
     );
     // One victim for the other party, and one for the thousand that came and went.
     assert_eq!(evicted(&flood), 200 - 14);
+    assert_eq!(counted(&admission, "connection"), 200 - 14);
 }
 
 #[test]
@@ -73,6 +81,13 @@ fn clients_without_a_tunnel_yield_to_servers_and_other_addresses() {
         .filter(|(.., outbox)| is_evicted(outbox))
         .count();
     assert_eq!((evicted, is_evicted(&outbox)), (1, false));
+    assert_eq!(
+        (
+            counted(&admission, "link"),
+            counted(&admission, "connection")
+        ),
+        (1, 0)
+    );
 }
 
 fn admitted_client(

@@ -15,8 +15,8 @@ use crate::{
         account::{LinkAccount, MasterBudget},
         admission::LinkPlace,
         limits::LinkNumber,
-        token_bucket::TokenBucket,
     },
+    throttle::TokenBucket,
 };
 use report_proto::frame::{Code, Notice};
 
@@ -41,6 +41,8 @@ pub(in crate::master) struct LinkRef {
     pub(in crate::master) sent_bytes: AtomicU64,
     /// The memory account of the link.
     pub(super) account: Arc<LinkAccount>,
+    /// Whether the master has welcomed the role.
+    is_established: AtomicBool,
     /// Whether the link has proven a key. The account may count an evicted link as proven, too.
     has_proven: AtomicBool,
     /// The link's place among the master's connections.
@@ -64,6 +66,7 @@ impl LinkRef {
             received_bytes: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),
             account,
+            is_established: AtomicBool::new(false),
             has_proven: AtomicBool::new(is_proven),
             place: OnceLock::new(),
             failures: Mutex::new(TokenBucket::full(now())),
@@ -73,6 +76,16 @@ impl LinkRef {
     /// Returns the party that the link belongs to.
     pub(in crate::master) fn party(&self) -> IpAddr {
         self.account.party()
+    }
+
+    /// Records that the master has welcomed the role. The metrics count the link from then on.
+    pub(in crate::master) fn mark_established(&self) {
+        self.is_established.store(true, Relaxed);
+    }
+
+    /// Whether the master has welcomed the role.
+    pub(in crate::master) fn is_established(&self) -> bool {
+        self.is_established.load(Relaxed)
     }
 
     /// Whether the link has proven a key: the master key, or a port key through a tunnel.

@@ -64,7 +64,7 @@ pub(super) struct Router {
     /// The traffic of the links that have ended.
     pub(super) ended_links: EndedLinks,
     /// Counts what the master refuses.
-    pub(super) refusals: RefusalCounts,
+    pub(super) refusals: Arc<RefusalCounts>,
 }
 
 /// Waiting attach requests that the registry has assigned or rejected.
@@ -77,7 +77,7 @@ impl Router {
             registry: Mutex::new(Registry::new(limits)),
             budget: Arc::new(MasterBudget::new(limits.memory_bytes)),
             ended_links: EndedLinks::default(),
-            refusals: RefusalCounts::default(),
+            refusals: Arc::default(),
         })
     }
 

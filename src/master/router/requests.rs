@@ -13,7 +13,7 @@ use crate::{
     master::{
         account::ReserveError,
         channel_queue::Overflow,
-        limits::{LinkNumber, RETRY_AFTER},
+        limits::{EVICTED, LinkNumber, RETRY_AFTER},
     },
 };
 use report_proto::frame::{AttachHeader, Code, Frame, Notice};
@@ -150,6 +150,7 @@ impl Router {
             Code::Limit,
             "this link holds more of the master's memory than other links without a tunnel",
         );
+        self.refusals.count("link", EVICTED);
         link.outbox.end(full.with_retry_after(RETRY_AFTER));
         true
     }

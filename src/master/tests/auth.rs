@@ -6,7 +6,7 @@ use tokio_tungstenite::{
 };
 
 use super::*;
-use crate::link::KeepAliveTiming;
+use crate::{link::KeepAliveTiming, throttle::THROTTLE_BURST};
 use report_proto::{
     crypto::LinkKey,
     frame::{Code, MAX_MESSAGE, VERSION},

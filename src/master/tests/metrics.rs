@@ -57,6 +57,22 @@ async fn links_and_their_bytes_are_counted_also_after_their_end() {
 }
 
 #[tokio::test]
+async fn links_without_welcome_are_not_counted_as_established() {
+    let master = start();
+    let router = &master.shared.router;
+    let link = enter_link(router, 100, Role::Client);
+    let counted = || {
+        ["report_links", "report_established_links_total"]
+            .map(|name| master.metric(&format!("{name}{{peer=\"client\"}}")))
+    };
+    assert_eq!(counted(), [Some(0), Some(0)]);
+    router.ended_links.add(Role::Client, &link);
+    assert_eq!(counted(), [Some(0), Some(0)], "nor at its end");
+    link.mark_established();
+    assert_eq!(counted(), [Some(1), Some(1)]);
+}
+
+#[tokio::test]
 async fn refusals_are_counted_by_their_reason() {
     let master = start_with(|parameters| parameters.limits.channels_per_link = 1);
     let refusals = |stage: &str, reason: &str| {

@@ -27,6 +27,7 @@ use super::*;
 use crate::{
     config::{MasterConfig, Secret},
     link::authenticate::{self, JoinError, RoleIdentity},
+    master::{registry::AuthenticatedLink, router::LinkRef},
     net::websocket::{MessageSocket, SocketEnd, SocketError},
 };
 use report_proto::{
@@ -409,6 +410,24 @@ async fn connected_pair(master: &RunningMaster) -> (TestPeer, TestPeer) {
     assert_eq!(server.answer().await, 1);
     client.expect_data(1, b"answer").await;
     (client, server)
+}
+
+/// Adds a link to the registry of a router. No task serves it.
+fn enter_link(router: &Router, number: u8, role: Role) -> Arc<LinkRef> {
+    let party = IpAddr::from([10, 0, 0, 1]);
+    let link = router.new_link(number.into(), party, role == Role::Server);
+    let new_link = AuthenticatedLink {
+        link: link.number,
+        party,
+        role,
+        instance: Id([number; 16]),
+        slot: Slot::FIRST,
+        epoch: 1,
+        moves: false,
+        handle: Arc::clone(&link),
+    };
+    router.registry().add_link(new_link).expect("entered");
+    link
 }
 
 /// Waits until the condition holds.

@@ -4,7 +4,6 @@ use super::*;
 use crate::master::{
     attach_queue::{PENDING_TIMEOUT, WAITING_TIMEOUT},
     channel_queue::CHANNEL_HIGH_WATER,
-    registry::AuthenticatedLink,
     router::{MAINTENANCE_INTERVAL, MAX_FIRST_MESSAGE},
 };
 use report_proto::frame::{Code, Notice};
@@ -103,32 +102,11 @@ async fn link_with_repeated_handshake_failures_is_ended_and_others_continue() {
 
 #[tokio::test(start_paused = true)]
 async fn unanswered_attaches_time_out() {
-    let router = crate::master::router::Router::new(&MasterLimits::default());
-    let party = IpAddr::from([10, 0, 0, 1]);
-    let (client, server) = (
-        router.new_link(1, party, false),
-        router.new_link(2, party, true),
-    );
-    for (link_ref, role) in [(&client, Role::Client), (&server, Role::Server)] {
-        let (link, instance) = (link_ref.number, Id([link_ref.number as u8; 16]));
-        let new_link = AuthenticatedLink {
-            link,
-            party,
-            role,
-            instance,
-            slot: Slot::FIRST,
-            epoch: 1,
-            moves: false,
-            handle: Arc::clone(link_ref),
-        };
-        router.registry().add_link(new_link).expect("entered");
-    }
+    let router = Router::new(&MasterLimits::default());
+    let client = enter_link(&router, 1, Role::Client);
+    let server = enter_link(&router, 2, Role::Server);
     router.register(&server, &[PORT]);
-    let mut maintenance = JoinSet::new();
-    maintenance.spawn({
-        let router = Arc::clone(&router);
-        async move { router.run_maintenance().await }
-    });
+    let _maintenance = maintenance(&router);
     for (channel, port) in [(1, PORT), (2, OTHER_PORT)] {
         let header = AttachHeader {
             port,
@@ -148,6 +126,35 @@ async fn unanswered_attaches_time_out() {
     );
     tokio::time::sleep(WAITING_TIMEOUT).await;
     assert_eq!(client.outbox.len(), 0);
+}
+
+/// Runs the maintenance of a router until the result is dropped.
+fn maintenance(router: &Arc<Router>) -> JoinSet<()> {
+    let router = Arc::clone(router);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { router.run_maintenance().await });
+    tasks
+}
+
+#[tokio::test(start_paused = true)]
+async fn link_that_ends_because_of_its_memory_is_counted_as_evicted() {
+    const UNPROVEN: usize = 64 * 1024;
+    let limits = MasterLimits {
+        memory_bytes: 8 * UNPROVEN,
+        ..MasterLimits::default()
+    };
+    let router = Router::new(&limits);
+    let link = enter_link(&router, 1, Role::Client);
+    while router.used_bytes() <= UNPROVEN {
+        link.outbox.control(&Frame::Close {
+            channel: 1,
+            notice: Notice::new(Code::Refused, "not read"),
+        });
+    }
+    let _maintenance = maintenance(&router);
+    tokio::time::sleep(2 * MAINTENANCE_INTERVAL).await;
+    assert!(link.outbox.is_end_requested());
+    assert_eq!(router.refusals.all().get(&("link", "evicted")), Some(&1));
 }
 
 /// Sends on `channel` until the master sends PAUSE. Returns the number of bytes sent.

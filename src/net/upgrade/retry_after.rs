@@ -3,11 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, StatusCode, header};
-use report_proto::constants::RETRY_AFTER_MAX;
+use report_proto::constants::EARLY_RETRY_AFTER_MAX;
 
-/// Returns the wait that a response asks for, at most [`RETRY_AFTER_MAX`]. Only 429 and 503 ask for
-/// one. An invalid value is ignored. `now` is the local time, which a date is compared with if the
-/// response has no `Date`.
+/// Returns the wait that a response asks for, at most [`EARLY_RETRY_AFTER_MAX`], because its sender
+/// has proven nothing. Only 429 and 503 ask for one. An invalid value is ignored. `now` is the
+/// local time, which a date is compared with if the response has no `Date`.
 pub(in crate::net) fn retry_after(
     status: StatusCode,
     headers: &HeaderMap,
@@ -19,14 +19,16 @@ pub(in crate::net) fn retry_after(
     let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
         // A number that does not fit is a long wait.
-        value.parse().map_or(RETRY_AFTER_MAX, Duration::from_secs)
+        value
+            .parse()
+            .map_or(EARLY_RETRY_AFTER_MAX, Duration::from_secs)
     } else {
         let until = httpdate::parse_http_date(value).ok()?;
         // The clocks of both ends may differ, so the sender's own date comes first.
         let sent = date(headers, header::DATE).unwrap_or(now);
         until.duration_since(sent).unwrap_or(Duration::ZERO)
     };
-    Some(wait.min(RETRY_AFTER_MAX))
+    Some(wait.min(EARLY_RETRY_AFTER_MAX))
 }
 
 fn date(headers: &HeaderMap, name: HeaderName) -> Option<SystemTime> {
@@ -65,23 +67,24 @@ mod tests {
     fn seconds_are_read_up_to_the_maximum() {
         assert_eq!(unavailable("20"), seconds(20));
         assert_eq!(unavailable(" 0 "), seconds(0));
-        for long in ["601", "86400", "99999999999999999999999999"] {
-            assert_eq!(unavailable(long), Some(RETRY_AFTER_MAX), "{long}");
+        assert_eq!(unavailable("60"), seconds(60));
+        for long in ["61", "600", "86400", "99999999999999999999999999"] {
+            assert_eq!(unavailable(long), Some(EARLY_RETRY_AFTER_MAX), "{long}");
         }
     }
 
     #[test]
     fn date_is_relative_to_the_date_of_the_response_or_to_the_local_time() {
         let until =
-            httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + NOON + Duration::from_secs(90));
-        assert_eq!(unavailable(&until), seconds(90));
-        let sent = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + NOON + Duration::from_secs(60));
+            httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + NOON + Duration::from_secs(50));
+        assert_eq!(unavailable(&until), seconds(50));
+        let sent = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + NOON + Duration::from_secs(20));
         let both = [(header::RETRY_AFTER, &*until), (header::DATE, &*sent)];
         assert_eq!(of(StatusCode::SERVICE_UNAVAILABLE, &both), seconds(30));
         let reversed = [(header::RETRY_AFTER, &*sent), (header::DATE, &*until)];
         assert_eq!(of(StatusCode::SERVICE_UNAVAILABLE, &reversed), seconds(0));
         let far = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + 2 * NOON);
-        assert_eq!(unavailable(&far), Some(RETRY_AFTER_MAX));
+        assert_eq!(unavailable(&far), Some(EARLY_RETRY_AFTER_MAX));
     }
 
     #[test]

@@ -89,7 +89,8 @@ pub(super) struct AttemptFailure {
     pub(super) is_retryable: bool,
     /// The time for which no attempt at any master has succeeded.
     pub(super) linkless: Duration,
-    /// The minimum wait that the master, or a gateway or proxy on the path, asks for.
+    /// The minimum wait that the master, or a gateway or proxy on the path, asks for. Such a peer
+    /// has proven nothing, so the wait is short (`EARLY_RETRY_AFTER_MAX`).
     pub(super) retry_after: Option<Duration>,
 }
 

@@ -125,7 +125,7 @@ async fn retry_after_of_a_proxy_is_reported() {
     for (answer, expected) in [
         ("503 Busy\r\nRetry-After: 7", Some(7)),
         ("429 Slow down\r\nRetry-After: 8", Some(8)),
-        ("503 Busy\r\nRetry-After: 86400", Some(600)),
+        ("503 Busy\r\nRetry-After: 86400", Some(60)),
         ("503 Busy\r\nRetry-After: soon", None),
         ("503 Busy", None),
         ("403 No\r\nRetry-After: 9", None),

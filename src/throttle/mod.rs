@@ -1,10 +1,13 @@
-//! Throttles guesses of the master key. Knows addresses and instance ids, and takes the time as a
-//! parameter. Knows nothing of links.
+//! Throttles guesses of a secret, such as the master key. Knows addresses and instance ids, and
+//! takes the time as a parameter. Knows nothing of links, nor of the secret.
 //!
-//! Each party ([`party`]) has a bucket of [`THROTTLE_BURST`] tokens. A wrong proof takes one, and
-//! one refills every [`THROTTLE_REFILL`]. The master answers `throttled` to a party with an empty
-//! bucket and does not verify its proof. Instances that authenticated before are exempt, so servers
-//! behind the address of a guesser stay connected.
+//! Each party ([`party()`]) has a bucket of [`THROTTLE_BURST`] tokens. A wrong proof takes one, and
+//! one refills every [`THROTTLE_REFILL`]. A party with an empty bucket is refused, and its proof is
+//! not verified. Instances that authenticated before are exempt, so servers behind the address of a
+//! guesser stay connected.
+
+mod party;
+mod token_bucket;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -12,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{limits::party, token_bucket::TokenBucket};
+pub use self::{party::party, token_bucket::TokenBucket};
 use report_proto::id::Id;
 
 /// The burst of wrong proofs before a party is throttled: enough for a user who types a key, or for
@@ -33,7 +36,7 @@ const MAX_INSTANCES: usize = 16_384;
 
 /// The record of wrong proofs.
 #[derive(Debug, Default)]
-pub(super) struct Throttle {
+pub struct Throttle {
     buckets: HashMap<IpAddr, TokenBucket>,
     /// The parties in `buckets`, in the order in which they were added.
     order: VecDeque<IpAddr>,
@@ -42,18 +45,23 @@ pub(super) struct Throttle {
 }
 
 impl Throttle {
-    /// Whether the master must refuse this HELLO without verifying it.
-    pub(super) fn refuses(&self, now: Instant, address: IpAddr, instance: Id) -> bool {
-        !self.known.contains(&instance)
-            && self
-                .buckets
-                .get(&party(address))
-                .is_some_and(|bucket| bucket.debt(now) > THROTTLE_REFILL * (THROTTLE_BURST - 1))
+    /// Whether the HELLO of this instance must be refused without verifying its proof.
+    #[must_use]
+    pub fn refuses(&self, now: Instant, address: IpAddr, instance: Id) -> bool {
+        !self.known.contains(&instance) && self.throttles(now, address)
+    }
+
+    /// Whether the party of this address has no attempt left.
+    #[must_use]
+    pub fn throttles(&self, now: Instant, address: IpAddr) -> bool {
+        self.buckets
+            .get(&party(address))
+            .is_some_and(|bucket| bucket.debt(now) > THROTTLE_REFILL * (THROTTLE_BURST - 1))
     }
 
     /// Records a wrong proof. Returns whether it throttles an address that was not throttled
     /// before.
-    pub(super) fn record_failure(&mut self, now: Instant, address: IpAddr) -> bool {
+    pub fn record_failure(&mut self, now: Instant, address: IpAddr) -> bool {
         let party = party(address);
         if !self.buckets.contains_key(&party) {
             self.make_room(now);
@@ -66,8 +74,8 @@ impl Throttle {
             && after > THROTTLE_REFILL * (THROTTLE_BURST - 1)
     }
 
-    /// Records an instance that has proven the key.
-    pub(super) fn record_success(&mut self, instance: Id) {
+    /// Records an instance that has proven the secret.
+    pub fn record_success(&mut self, instance: Id) {
         if !self.known.insert(instance) {
             return;
         }
@@ -149,6 +157,10 @@ mod tests {
         throttle.record_success(KNOWN);
         assert!(!throttle.refuses(now, ADDRESS, KNOWN));
         assert!(throttle.refuses(now, ADDRESS, UNKNOWN));
+        assert!(
+            throttle.throttles(now, ADDRESS),
+            "a peer without an instance is not exempt"
+        );
     }
 
     #[test]

@@ -5,24 +5,26 @@ use std::time::{Duration, Instant};
 
 /// A token bucket, stored as the time at which it will be full again.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct TokenBucket {
+pub struct TokenBucket {
     full_at: Instant,
 }
 
 impl TokenBucket {
     /// Creates a full bucket.
-    pub(super) fn full(now: Instant) -> Self {
+    #[must_use]
+    pub fn full(now: Instant) -> Self {
         TokenBucket { full_at: now }
     }
 
     /// Returns the time until the bucket is full again.
-    pub(super) fn debt(&self, now: Instant) -> Duration {
+    #[must_use]
+    pub fn debt(&self, now: Instant) -> Duration {
         self.full_at.saturating_duration_since(now)
     }
 
     /// Takes a token that refills after `refill`, and returns the new debt. The debt never exceeds
     /// `most`.
-    pub(super) fn take(&mut self, now: Instant, refill: Duration, most: Duration) -> Duration {
+    pub fn take(&mut self, now: Instant, refill: Duration, most: Duration) -> Duration {
         let debt = (self.debt(now) + refill).min(most);
         self.full_at = now + debt;
         debt
