@@ -28,7 +28,8 @@ pub struct Limits {
     /// The highest numbers.
     #[serde(skip_serializing_if = "is_default")]
     pub counts: Counts,
-    /// The share of a scarce rate, compared with others of the same owner: 1 to 1,000, by default 1.
+    /// The share of a scarce rate, compared with others of the same owner: 1 to 1,000. By default
+    /// 1.
     #[serde(skip_serializing_if = "is_one")]
     pub weight: u32,
 }

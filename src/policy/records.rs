@@ -1,5 +1,5 @@
-//! The records of a store: accounts, credentials, service keys, tokens, and the policy of the relay.
-//! What a record contains apart from its policy, such as a verifier, is never part of its JSON.
+//! The records of a store: accounts, credentials, service keys, tokens, and the policy of the
+//! relay. What a record contains apart from its policy, such as a verifier, is never in its JSON.
 
 use std::fmt;
 
@@ -330,8 +330,8 @@ pub struct Reserve {
 }
 
 impl RelayPolicy {
-    /// Returns the part of a quota's bytes that the traffic of an account may use. `None` is traffic
-    /// without an account.
+    /// Returns the part of a quota's bytes that the traffic of an account may use. `None` is
+    /// traffic without an account.
     #[must_use]
     pub fn bytes_for(&self, account: Option<AccountId>, bytes: ByteSize) -> ByteSize {
         let kept = match self.reserve {
