@@ -28,7 +28,7 @@ pub enum Admission {
     Owned,
 }
 
-/// What a link has proven.
+/// The identity that a link has proven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LinkIdentity {
     /// The master key, so that the link belongs to [`AccountId::MASTER`].
@@ -85,7 +85,7 @@ pub struct RegisterCounts {
 pub struct AttachQuery {
     /// The key id.
     pub key: Id,
-    /// What the client's link has proven.
+    /// The identity that the client's link has proven.
     pub identity: LinkIdentity,
     /// The account of the server's link, if a server has registered the key id.
     pub server: Option<AccountId>,
@@ -231,7 +231,7 @@ impl PolicyTable {
         usage(counts.relay, is_new).check(self.relay().limits.counts, &RELAY_DENIALS)
     }
 
-    /// Checks what a link has proven. Returns the policy of its account, if it has one.
+    /// Checks the identity of a link. Returns the policy of its account, if it has one.
     fn check_identity(
         &self,
         identity: LinkIdentity,

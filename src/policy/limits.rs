@@ -101,7 +101,7 @@ pub struct Counts {
     /// Links. For a key: links of servers that register it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub links: Option<u32>,
-    /// New attachments in a minute.
+    /// New tunnels in a minute. Further lanes and resumptions of a tunnel do not count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attachments_per_minute: Option<u32>,
 }

@@ -1,5 +1,5 @@
-//! The policies that a master holds in memory. It changes by differences, and reports what a change
-//! concerns.
+//! The policies that a master holds in memory. It changes by differences, and reports which
+//! records a change concerns.
 //!
 //! 100,000 keys take about 20 MB: notes are not kept, and keys with the same limits share them.
 
@@ -37,8 +37,8 @@ pub struct Changes {
     pub relay: Option<RelayPolicy>,
 }
 
-/// What a change or a passed time concerns. Its links, registrations and attachments have to be
-/// decided again.
+/// The records that a change or a passed time concerns. The links, registrations and attachments
+/// under them have to be decided again.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Affected {
     /// Accounts.
@@ -250,7 +250,7 @@ impl PolicyTable {
         self.note_change(Subject::Key(id), change, affected);
     }
 
-    /// Updates the boundaries of a subject, and adds it to what is affected.
+    /// Updates the boundaries of a subject, and adds it to the affected ones.
     fn note_change(
         &mut self,
         subject: Subject,

@@ -6,6 +6,12 @@ const NOW: i64 = 1_000;
 const HERE: &str = "10.1.2.3";
 const ELSEWHERE: &str = "192.0.2.7";
 
+/// A change of the table, and the decision that follows.
+type Case = (fn(&mut Changes), Result<(), Denied>);
+
+/// A change of the table and of the query, and the decision that follows.
+type AttachCase = (fn(&mut Changes, &mut AttachQuery), Result<(), Denied>);
+
 /// A table with the accounts 2 and 3. Account 2 has the credentials 7 (server) and 8 (client).
 fn table(change: impl FnOnce(&mut Changes)) -> PolicyTable {
     let mut client = credential(8, 2);
@@ -62,60 +68,60 @@ fn without_policies_the_relay_is_open() {
     );
 }
 
+const LINK_CASES: &[Case] = &[
+    (|_| {}, Ok(())),
+    (
+        |all| all.accounts[0].enabled = false,
+        Err(Denied::AccountDisabled),
+    ),
+    (
+        |all| all.accounts[0].not_before = seconds(NOW + 1),
+        Err(Denied::AccountNotYetValid),
+    ),
+    (|all| all.accounts[0].not_before = seconds(NOW), Ok(())),
+    (
+        |all| all.accounts[0].expires = seconds(NOW),
+        Err(Denied::AccountExpired),
+    ),
+    (|all| all.accounts[0].expires = seconds(NOW + 1), Ok(())),
+    (
+        |all| all.accounts[0].networks = networks(&["192.0.2.0/24"]),
+        Err(Denied::AccountNetwork),
+    ),
+    (
+        |all| all.accounts[0].networks = networks(&["10.0.0.0/8"]),
+        Ok(()),
+    ),
+    (
+        |all| drop(all.accounts.remove(0)),
+        Err(Denied::AccountRemoved),
+    ),
+    (
+        |all| all.credentials.clear(),
+        Err(Denied::CredentialRevoked),
+    ),
+    (
+        |all| all.credentials[0].credential.revoked = true,
+        Err(Denied::CredentialRevoked),
+    ),
+    (
+        |all| all.credentials[0].credential.not_before = seconds(NOW + 1),
+        Err(Denied::CredentialNotYetValid),
+    ),
+    (
+        |all| all.credentials[0].credential.expires = seconds(NOW),
+        Err(Denied::CredentialExpired),
+    ),
+    (
+        |all| all.credentials[0].credential.role = Role::Client,
+        Err(Denied::CredentialRole),
+    ),
+    (|all| all.accounts[1].enabled = false, Ok(())),
+];
+
 #[test]
 fn a_link_obeys_its_account_and_its_credential() {
-    type Case = (fn(&mut Changes), Result<(), Denied>);
-    let cases: &[Case] = &[
-        (|_| {}, Ok(())),
-        (
-            |all| all.accounts[0].enabled = false,
-            Err(Denied::AccountDisabled),
-        ),
-        (
-            |all| all.accounts[0].not_before = seconds(NOW + 1),
-            Err(Denied::AccountNotYetValid),
-        ),
-        (|all| all.accounts[0].not_before = seconds(NOW), Ok(())),
-        (
-            |all| all.accounts[0].expires = seconds(NOW),
-            Err(Denied::AccountExpired),
-        ),
-        (|all| all.accounts[0].expires = seconds(NOW + 1), Ok(())),
-        (
-            |all| all.accounts[0].networks = networks(&["192.0.2.0/24"]),
-            Err(Denied::AccountNetwork),
-        ),
-        (
-            |all| all.accounts[0].networks = networks(&["10.0.0.0/8"]),
-            Ok(()),
-        ),
-        (
-            |all| drop(all.accounts.remove(0)),
-            Err(Denied::AccountRemoved),
-        ),
-        (
-            |all| all.credentials.clear(),
-            Err(Denied::CredentialRevoked),
-        ),
-        (
-            |all| all.credentials[0].credential.revoked = true,
-            Err(Denied::CredentialRevoked),
-        ),
-        (
-            |all| all.credentials[0].credential.not_before = seconds(NOW + 1),
-            Err(Denied::CredentialNotYetValid),
-        ),
-        (
-            |all| all.credentials[0].credential.expires = seconds(NOW),
-            Err(Denied::CredentialExpired),
-        ),
-        (
-            |all| all.credentials[0].credential.role = Role::Client,
-            Err(Denied::CredentialRole),
-        ),
-        (|all| all.accounts[1].enabled = false, Ok(())),
-    ];
-    for (index, (change, expected)) in cases.iter().enumerate() {
+    for (index, (change, expected)) in LINK_CASES.iter().enumerate() {
         let table = table(change);
         let decision = link(&table, [LiveCounts::default(); 2]);
         assert_eq!(decision, *expected, "case {index}");
@@ -191,45 +197,45 @@ fn a_registration_obeys_the_admission() {
     }
 }
 
+const REGISTER_CASES: &[Case] = &[
+    (|all| all.keys[0].enabled = false, Err(Denied::KeyDisabled)),
+    (
+        |all| all.keys[0].not_before = seconds(NOW + 1),
+        Err(Denied::KeyNotYetValid),
+    ),
+    (
+        |all| all.keys[0].expires = seconds(NOW),
+        Err(Denied::KeyExpired),
+    ),
+    (
+        |all| all.keys[0].register_networks = networks(&[ELSEWHERE]),
+        Err(Denied::KeyNetwork),
+    ),
+    (
+        |all| all.keys[0].attach_networks = networks(&[ELSEWHERE]),
+        Ok(()),
+    ),
+    (
+        |all| {
+            all.keys[0].account = Some(AccountId(3));
+            all.accounts[1].enabled = false;
+        },
+        Err(Denied::KeyOwner),
+    ),
+    (|all| all.keys[0].limits.counts.links = Some(3), Ok(())),
+    (
+        |all| all.keys[0].limits.counts.links = Some(2),
+        Err(Denied::KeyLinks),
+    ),
+    (|all| all.accounts[0].max_keys = Some(5), Ok(())),
+    (
+        |all| all.accounts[0].max_keys = Some(4),
+        Err(Denied::AccountKeys),
+    ),
+];
+
 #[test]
 fn a_registration_obeys_its_key_and_its_account() {
-    type Case = (fn(&mut Changes), Result<(), Denied>);
-    let cases: &[Case] = &[
-        (|all| all.keys[0].enabled = false, Err(Denied::KeyDisabled)),
-        (
-            |all| all.keys[0].not_before = seconds(NOW + 1),
-            Err(Denied::KeyNotYetValid),
-        ),
-        (
-            |all| all.keys[0].expires = seconds(NOW),
-            Err(Denied::KeyExpired),
-        ),
-        (
-            |all| all.keys[0].register_networks = networks(&[ELSEWHERE]),
-            Err(Denied::KeyNetwork),
-        ),
-        (
-            |all| all.keys[0].attach_networks = networks(&[ELSEWHERE]),
-            Ok(()),
-        ),
-        (
-            |all| {
-                all.keys[0].account = Some(AccountId(3));
-                all.accounts[1].enabled = false;
-            },
-            Err(Denied::KeyOwner),
-        ),
-        (|all| all.keys[0].limits.counts.links = Some(3), Ok(())),
-        (
-            |all| all.keys[0].limits.counts.links = Some(2),
-            Err(Denied::KeyLinks),
-        ),
-        (|all| all.accounts[0].max_keys = Some(5), Ok(())),
-        (
-            |all| all.accounts[0].max_keys = Some(4),
-            Err(Denied::AccountKeys),
-        ),
-    ];
     let counts = RegisterCounts {
         account: LiveCounts {
             keys: 4,
@@ -237,7 +243,7 @@ fn a_registration_obeys_its_key_and_its_account() {
         },
         key: links(2),
     };
-    for (index, (change, expected)) in cases.iter().enumerate() {
+    for (index, (change, expected)) in REGISTER_CASES.iter().enumerate() {
         let query = register(Admission::Open, AccountId(2), None);
         let decision = table(change).decide_register(&query, &counts);
         assert_eq!(decision, *expected, "case {index}");
@@ -255,67 +261,97 @@ fn attach() -> AttachQuery {
     }
 }
 
+const ATTACH_CASES: &[AttachCase] = &[
+    (|_, _| {}, Ok(())),
+    (|_, query| query.key = key_id(9), Ok(())),
+    (
+        |all, _| all.keys[0].enabled = false,
+        Err(Denied::KeyDisabled),
+    ),
+    (
+        |all, _| all.keys[0].expires = seconds(NOW),
+        Err(Denied::KeyExpired),
+    ),
+    (
+        |all, _| all.keys[0].attach_networks = networks(&[ELSEWHERE]),
+        Err(Denied::KeyNetwork),
+    ),
+    (
+        |all, _| all.keys[0].register_networks = networks(&[ELSEWHERE]),
+        Ok(()),
+    ),
+    (
+        |all, _| all.keys[0].needs_credential = true,
+        Err(Denied::CredentialRequired),
+    ),
+    (
+        |all, query| {
+            all.keys[0].needs_credential = true;
+            query.identity = identity(8);
+        },
+        Ok(()),
+    ),
+    (
+        |all, query| {
+            all.credentials[1].credential.revoked = true;
+            query.identity = identity(8);
+        },
+        Err(Denied::CredentialRevoked),
+    ),
+    (
+        |all, _| {
+            all.keys[0].account = Some(AccountId(3));
+            all.accounts[1].expires = seconds(NOW);
+        },
+        Err(Denied::KeyOwner),
+    ),
+    (
+        |all, query| {
+            query.server = Some(AccountId(3));
+            all.accounts[1].enabled = false;
+        },
+        Err(Denied::KeyOwner),
+    ),
+];
+
 #[test]
 fn an_attachment_obeys_its_key_its_owner_and_its_client() {
-    type Case = (fn(&mut Changes, &mut AttachQuery), Result<(), Denied>);
-    let cases: &[Case] = &[
-        (|_, _| {}, Ok(())),
-        (|_, query| query.key = key_id(9), Ok(())),
-        (
-            |all, _| all.keys[0].enabled = false,
-            Err(Denied::KeyDisabled),
-        ),
-        (
-            |all, _| all.keys[0].expires = seconds(NOW),
-            Err(Denied::KeyExpired),
-        ),
-        (
-            |all, _| all.keys[0].attach_networks = networks(&[ELSEWHERE]),
-            Err(Denied::KeyNetwork),
-        ),
-        (
-            |all, _| all.keys[0].register_networks = networks(&[ELSEWHERE]),
-            Ok(()),
-        ),
-        (
-            |all, _| all.keys[0].needs_credential = true,
-            Err(Denied::CredentialRequired),
-        ),
-        (
-            |all, query| {
-                all.keys[0].needs_credential = true;
-                query.identity = identity(8);
-            },
-            Ok(()),
-        ),
-        (
-            |all, query| {
-                all.credentials[1].credential.revoked = true;
-                query.identity = identity(8);
-            },
-            Err(Denied::CredentialRevoked),
-        ),
-        (
-            |all, _| {
-                all.keys[0].account = Some(AccountId(3));
-                all.accounts[1].expires = seconds(NOW);
-            },
-            Err(Denied::KeyOwner),
-        ),
-        (
-            |all, query| {
-                query.server = Some(AccountId(3));
-                all.accounts[1].enabled = false;
-            },
-            Err(Denied::KeyOwner),
-        ),
-    ];
-    for (index, (change, expected)) in cases.iter().enumerate() {
+    for (index, (change, expected)) in ATTACH_CASES.iter().enumerate() {
         let mut query = attach();
         let table = table(|all| change(all, &mut query));
         let decision = table.decide_attach(&query, &AttachCounts::default());
         assert_eq!(decision, *expected, "case {index}");
     }
+}
+
+const ACCOUNT_DENIALS: [Denied; 3] = [
+    Denied::AccountTunnels,
+    Denied::AccountAttachments,
+    Denied::AccountQuota,
+];
+
+/// The denials of the key, the owner, the client's account and the relay.
+const ATTACH_DENIALS: [[Denied; 3]; 4] = [
+    [Denied::KeyTunnels, Denied::KeyAttachments, Denied::KeyQuota],
+    ACCOUNT_DENIALS,
+    ACCOUNT_DENIALS,
+    [
+        Denied::RelayTunnels,
+        Denied::RelayAttachments,
+        Denied::RelayQuota,
+    ],
+];
+
+/// Returns counts that are 0 except for one subject, by its place in [`ATTACH_DENIALS`].
+fn counts_of(index: usize, live: LiveCounts) -> AttachCounts {
+    let mut counts = AttachCounts::default();
+    match index {
+        0 => counts.key = live,
+        1 => counts.owner = live,
+        2 => counts.client = live,
+        _ => counts.relay = live,
+    }
+    counts
 }
 
 #[test]
@@ -339,27 +375,6 @@ fn tunnels_attachments_and_quotas_limit_each_subject() {
             reserve: None,
         });
     });
-    let subject = |counts: &mut AttachCounts, index: usize, live| match index {
-        0 => counts.key = live,
-        1 => counts.owner = live,
-        2 => counts.client = live,
-        _ => counts.relay = live,
-    };
-    let account = [
-        Denied::AccountTunnels,
-        Denied::AccountAttachments,
-        Denied::AccountQuota,
-    ];
-    let expected = [
-        [Denied::KeyTunnels, Denied::KeyAttachments, Denied::KeyQuota],
-        account,
-        account,
-        [
-            Denied::RelayTunnels,
-            Denied::RelayAttachments,
-            Denied::RelayQuota,
-        ],
-    ];
     let live = |tunnels, attachments, is_stopped| LiveCounts {
         tunnels,
         attachments,
@@ -367,16 +382,14 @@ fn tunnels_attachments_and_quotas_limit_each_subject() {
         ..LiveCounts::default()
     };
     let decide = |index, live, is_new_tunnel| {
-        let mut counts = AttachCounts::default();
-        subject(&mut counts, index, live);
         let query = AttachQuery {
             identity: identity(8),
             is_new_tunnel,
             ..attach()
         };
-        table.decide_attach(&query, &counts)
+        table.decide_attach(&query, &counts_of(index, live))
     };
-    for (index, [tunnels, attachments, quota]) in expected.into_iter().enumerate() {
+    for (index, [tunnels, attachments, quota]) in ATTACH_DENIALS.into_iter().enumerate() {
         assert_eq!(decide(index, live(1, 9, false), true), Ok(()));
         assert_eq!(decide(index, live(2, 0, false), true), Err(tunnels));
         assert_eq!(decide(index, live(0, 10, false), true), Err(attachments));

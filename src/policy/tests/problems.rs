@@ -20,108 +20,117 @@ fn assert_problem(json: &str, field: &str, start: &str) {
 }
 
 #[test]
-fn contradictions_name_their_field() {
-    let quota = |rest: &str| {
-        format!(r#"{{"quotas": [{{"period": {{"unit": "day"}}, "bytes": "1 GB", {rest}}}]}}"#)
-    };
-    let thresholds = |list: &str| quota(&format!(r#""thresholds": [{list}]"#));
-    let period = |period: &str| format!(r#"{{"quotas": [{{"period": {period}, "bytes": 5}}]}}"#);
+fn a_maximum_of_nothing_is_a_problem() {
     for (json, field, start) in [
+        (r#"{"weight": 0}"#, "weight", "is 0: write a weight"),
+        (r#"{"weight": 1001}"#, "weight", "is 1001: write a weight"),
         (
-            r#"{"weight": 0}"#.to_owned(),
-            "weight",
-            "is 0: write a weight",
-        ),
-        (
-            r#"{"counts": {"links": 0}}"#.to_owned(),
+            r#"{"counts": {"links": 0}}"#,
             "counts.links",
             "is 0: nothing",
         ),
         (
-            r#"{"rates": {"up": {"rate": 0}}}"#.to_owned(),
+            r#"{"rates": {"up": {"rate": 0}}}"#,
             "rates.up.rate",
             "is 0 B/s",
         ),
         (
-            r#"{"rates": {"both": {"rate": 5, "burst": 0}}}"#.to_owned(),
+            r#"{"rates": {"both": {"rate": 5, "burst": 0}}}"#,
             "rates.both.burst",
             "is 0 B: nothing",
         ),
-        (thresholds(""), "quotas[0].thresholds", "is empty"),
         (
-            thresholds(r#"{"percent": 0, "action": "stop"}"#),
-            "quotas[0].thresholds[0].percent",
-            "is 0: write a percentage",
-        ),
-        (
-            thresholds(r#"{"percent": 90, "action": "stop", "rate": 5}"#),
-            "quotas[0].thresholds[0].rate",
-            "is 5 B/s: only the action",
-        ),
-        (
-            thresholds(r#"{"percent": 90, "action": "slow", "rate": 0}"#),
-            "quotas[0].thresholds[0].rate",
-            "is 0 B/s: nothing",
-        ),
-        (
-            thresholds(r#"{"percent": 90, "action": "notify"}, {"percent": 90, "action": "slow"}"#),
-            "quotas[0].thresholds[1].percent",
-            "is 90: it must be above",
-        ),
-        (
-            thresholds(r#"{"percent": 90, "action": "stop"}, {"percent": 100, "action": "slow"}"#),
-            "quotas[0].thresholds[1].percent",
-            "is 100: it is never reached",
-        ),
-        (
-            thresholds(
-                r#"{"percent": 90, "action": "slow", "rate": 5},
-                   {"percent": 95, "action": "slow", "rate": 6}"#,
-            ),
-            "quotas[0].thresholds[1].rate",
-            "is 6 B/s: it must be below",
-        ),
-        (
-            period(r#"{"unit": "month", "reset_day": 32}"#),
-            "quotas[0].period.reset_day",
-            "is 32: write 1 to 31",
-        ),
-        (
-            period(r#"{"unit": "week", "reset_day": 0}"#),
-            "quotas[0].period.reset_day",
-            "is 0: write 1 (Monday)",
-        ),
-        (
-            period(r#"{"unit": "day", "reset_day": 1}"#),
-            "quotas[0].period.reset_day",
-            "is 1: a day has no",
-        ),
-        (
-            period(r#"{"unit": "total", "reset_time": "06:00"}"#),
-            "quotas[0].period.reset_time",
-            "is 06:00: a total",
-        ),
-        (
-            r#"{"quotas": [{"period": {"unit": "day"}, "bytes": 0}]}"#.to_owned(),
+            r#"{"quotas": [{"period": {"unit": "day"}, "bytes": 0}]}"#,
             "quotas[0].bytes",
             "is 0: nothing",
         ),
         (
-            r#"{"quotas": [{"period": {"unit": "day"}, "bytes": 18446744073709551615}]}"#
-                .to_owned(),
+            r#"{"quotas": [{"period": {"unit": "day"}, "bytes": 18446744073709551615}]}"#,
             "quotas[0].bytes",
             "is 18446744073709551615: the number",
         ),
+    ] {
+        assert_problem(json, field, start);
+    }
+}
+
+#[test]
+fn thresholds_that_contradict_each_other_are_a_problem() {
+    let thresholds = |list: &str| {
+        format!(
+            r#"{{"quotas": [{{"period": {{"unit": "day"}}, "bytes": 5, "thresholds": [{list}]}}]}}"#
+        )
+    };
+    for (list, field, start) in [
+        ("", "", "is empty"),
         (
-            r#"{"quotas": [{"period": {"unit": "day"}, "bytes": 5},
-                           {"period": {"unit": "day"}, "bytes": 6}]}"#
-                .to_owned(),
-            "quotas[1].period",
-            "is day 00:00 UTC: quota 0",
+            r#"{"percent": 0, "action": "stop"}"#,
+            "[0].percent",
+            "is 0: write a percentage",
+        ),
+        (
+            r#"{"percent": 90, "action": "stop", "rate": 5}"#,
+            "[0].rate",
+            "is 5 B/s: only the action",
+        ),
+        (
+            r#"{"percent": 90, "action": "slow", "rate": 0}"#,
+            "[0].rate",
+            "is 0 B/s: nothing",
+        ),
+        (
+            r#"{"percent": 90, "action": "notify"}, {"percent": 90, "action": "slow"}"#,
+            "[1].percent",
+            "is 90: it must be above",
+        ),
+        (
+            r#"{"percent": 90, "action": "stop"}, {"percent": 100, "action": "slow"}"#,
+            "[1].percent",
+            "is 100: it is never reached",
+        ),
+        (
+            r#"{"percent": 90, "action": "slow", "rate": 5},
+               {"percent": 95, "action": "slow", "rate": 6}"#,
+            "[1].rate",
+            "is 6 B/s: it must be below",
         ),
     ] {
-        assert_problem(&json, field, start);
+        let field = format!("quotas[0].thresholds{field}");
+        assert_problem(&thresholds(list), &field, start);
     }
+}
+
+#[test]
+fn periods_that_contradict_each_other_are_a_problem() {
+    let period = |period: &str| format!(r#"{{"quotas": [{{"period": {period}, "bytes": 5}}]}}"#);
+    for (json, field, start) in [
+        (
+            r#"{"unit": "month", "reset_day": 32}"#,
+            "reset_day",
+            "is 32: write 1 to 31",
+        ),
+        (
+            r#"{"unit": "week", "reset_day": 0}"#,
+            "reset_day",
+            "is 0: write 1 (Monday)",
+        ),
+        (
+            r#"{"unit": "day", "reset_day": 1}"#,
+            "reset_day",
+            "is 1: a day has no",
+        ),
+        (
+            r#"{"unit": "total", "reset_time": "06:00"}"#,
+            "reset_time",
+            "is 06:00: a total",
+        ),
+    ] {
+        let field = format!("quotas[0].period.{field}");
+        assert_problem(&period(json), &field, start);
+    }
+    let twice = r#"{"quotas": [{"period": {"unit": "day"}, "bytes": 5},
+                               {"period": {"unit": "day"}, "bytes": 6}]}"#;
+    assert_problem(twice, "quotas[1].period", "is day 00:00 UTC: quota 0");
 }
 
 #[test]
