@@ -23,7 +23,8 @@
 //! | [`net`] | from a host name to a socket of messages: TCP, proxies, TLS, the WebSocket |
 //! | [`diagnosis`] | a failure as data: its code, the evidence, the cause and the remedy |
 //! | [`throttle`] | limits guesses of a secret, for each address |
-//! | [`random`], [`text`], [`suspend`], [`tcp_table`] | the system's random numbers; text files; time in suspend; the kernel's table of TCP connections |
+//! | [`policy`] | accounts, keys and their limits: records, validation, decisions |
+//! | [`random`], [`text`], [`quantity`], [`suspend`], [`tcp_table`] | the system's random numbers; text files; sizes and rates with a unit; time in suspend; the kernel's table of TCP connections |
 //! | [`report_proto`] | the pure layers, a separate crate: frames, multiplexer, ciphers, compression |
 //!
 //! `docs/PROTOCOL.md` specifies the protocol. `docs/architecture.md` shows the path of a byte and
@@ -42,6 +43,8 @@ pub mod link;
 pub mod master;
 pub mod metrics;
 pub mod net;
+pub mod policy;
+pub mod quantity;
 pub mod random;
 pub mod server;
 pub mod supervisor;

@@ -6,10 +6,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
 
-use super::{
-    error::InvalidValue,
-    quantity::{ByteSize, Quantity},
-};
+use super::error::InvalidValue;
+use crate::quantity::{ByteSize, Quantity};
 
 /// Implements a bounded type: its default, `Deref` to its value, serde and its schema. `$read`
 /// returns what is wrong with an invalid quantity.

@@ -27,7 +27,6 @@ mod one_or_more;
 mod path;
 mod port;
 mod position;
-mod quantity;
 mod read_error;
 #[cfg(test)]
 mod reference;
@@ -51,7 +50,6 @@ pub use error::{
 pub use link::{ConnectTimeout, LinkConfig, LinkTlsConfig, LinksConfig, ResumeTimeout};
 pub use master::{FallbackConfig, MasterConfig, MasterLimitsConfig, TlsFilesConfig};
 pub use port::{PortConfig, ProxyProtocol, Windows, WindowsConfig};
-pub use quantity::ByteSize;
 pub use role::{
     ClientConfig, ClientLimitsConfig, HoldTimeout, MasterChoice, ServerConfig, ServerLimitsConfig,
 };
@@ -62,6 +60,7 @@ pub use crate::{
         congestion_control::CongestionControl,
         dial::{DialParameters, MasterAddress},
     },
+    quantity::ByteSize,
     telemetry::LogFormat,
 };
 pub use report_proto::{compress::CompressMethod, crypto::EncryptMethod};
