@@ -1,5 +1,5 @@
-//! Throttles guesses of the master key. Knows addresses and instance ids, and takes the time as a
-//! parameter. Knows nothing of links.
+//! Throttles guesses of the master key and of credentials. Knows addresses and instance ids, and
+//! takes the time as a parameter. Knows nothing of links.
 //!
 //! Each party ([`party`]) has a bucket of [`THROTTLE_BURST`] tokens. A wrong proof takes one, and
 //! one refills every [`THROTTLE_REFILL`]. The master answers `throttled` to a party with an empty
@@ -66,7 +66,7 @@ impl Throttle {
             && after > THROTTLE_REFILL * (THROTTLE_BURST - 1)
     }
 
-    /// Records an instance that has proven the key.
+    /// Records an instance that has proven a secret.
     pub(super) fn record_success(&mut self, instance: Id) {
         if !self.known.insert(instance) {
             return;

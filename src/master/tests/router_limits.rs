@@ -106,8 +106,8 @@ async fn unanswered_attaches_time_out() {
     let router = crate::master::router::Router::new(&MasterLimits::default());
     let party = IpAddr::from([10, 0, 0, 1]);
     let (client, server) = (
-        router.new_link(1, party, false),
-        router.new_link(2, party, true),
+        router.new_link(1, party, Identity::Anonymous),
+        router.new_link(2, party, Identity::MasterKey),
     );
     for (link_ref, role) in [(&client, Role::Client), (&server, Role::Server)] {
         let (link, instance) = (link_ref.number, Id([link_ref.number as u8; 16]));
@@ -341,9 +341,13 @@ async fn frames_in_the_wrong_state_end_only_their_link() {
     let of_client = [
         Frame::Register(ports()),
         Frame::Unregister(ports()),
-        Frame::Registered(ports()),
+        Frame::Registered(Registered::new(vec![PORT])),
         Frame::Hello {
             proof: [0; 32],
+            claims: Bytes::from_static(b"{}"),
+        },
+        Frame::SignedHello {
+            signature: [0; 64],
             claims: Bytes::from_static(b"{}"),
         },
         Frame::Welcome {
