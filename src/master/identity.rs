@@ -1,5 +1,5 @@
-//! Who is at the far end of a link, and where its credential is found. Knows keys and ids, but no
-//! links and no policies.
+//! The identity at the far end of a link, and the lookup of its credential. Knows keys and ids, but
+//! no links and no policies.
 
 use std::fmt;
 

@@ -44,7 +44,7 @@ struct RegisteredLink {
     refused: HashMap<Id, Notice>,
 }
 
-/// What an answer of a master changes.
+/// The changes by an answer of a master.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
     /// Key ids that are refused with a reason that was not reported before.

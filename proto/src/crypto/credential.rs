@@ -1,4 +1,4 @@
-//! Credentials: secrets of accounts that stand in for the master key (PROTOCOL 1.6, 4.2.1).
+//! Credentials: secrets of accounts that replace the master key (PROTOCOL 1.6, 4.2.1).
 //!
 //! A role holds the secret and signs its claims. A master holds the verifier, which admits no link:
 //! it checks signatures, and contains the key with which the master proves itself to the role.
@@ -143,7 +143,7 @@ impl Credential {
         &self.welcome
     }
 
-    /// Returns what a master needs to verify the credential.
+    /// Returns the master's part of the credential.
     #[must_use]
     pub fn verifier(&self) -> CredentialVerifier {
         CredentialVerifier {
@@ -166,7 +166,7 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// What a master needs to verify a credential. Its text is `rv1_` with 86 characters.
+/// The master's part of a credential. Its text is `rv1_` with 86 characters.
 ///
 /// A thief of verifiers cannot link to a master, but can pretend to be one. Never log the text.
 #[derive(Clone)]

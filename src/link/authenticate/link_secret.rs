@@ -8,7 +8,7 @@ use report_proto::{
     id::Id,
 };
 
-/// What a role proves to its masters, and what its masters prove to the role.
+/// The secret that a role proves to its masters, and its masters to the role.
 #[derive(Debug, Clone)]
 pub enum LinkSecret {
     /// The key that is derived from the master key.
