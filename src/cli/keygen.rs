@@ -24,8 +24,8 @@ pub(super) struct KeygenArguments {
     credential: bool,
 }
 
-/// Generates a key of 256 bits, or a credential. Prints it, or writes the secret to a file and prints
-/// the path.
+/// Generates a key of 256 bits, or a credential. Prints it, or writes the secret to a file and
+/// prints the path.
 ///
 /// # Errors
 /// Fails when the file exists or cannot be written, or standard output is closed.

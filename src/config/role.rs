@@ -33,8 +33,8 @@ pub struct ServerConfig {
     #[serde(default, skip_serializing_if = "is_default")]
     #[schemars(extend("x-default" = "required without `credential`"))]
     pub master_key: Option<Secret>,
-    /// The credential of the server, in place of the master's key. The operator of the master issues
-    /// it; `report keygen --credential` generates one.
+    /// The credential of the server, in place of the master's key. The operator of the master
+    /// issues it; `report keygen --credential` generates one.
     #[serde(default, skip_serializing_if = "is_default")]
     pub credential: Option<CredentialKey>,
     /// The limits for clients.

@@ -190,9 +190,9 @@ impl Authenticator {
         }
     }
 
-    /// Verifies the signature of a credential. Returns the identity, the role that the credential is
-    /// for, and the key that WELCOME proves. An unknown credential and a wrong signature look the
-    /// same.
+    /// Verifies the signature of a credential. Returns the identity, the role that the credential
+    /// is for, and the key that WELCOME proves. An unknown credential and a wrong signature look
+    /// the same.
     fn verify_credential(&self, hello: &Hello, id: Id) -> Option<(Identity, Role, LinkKey)> {
         let known = self.credentials.find(id)?;
         hello.verify_signature(&known.verifier).then(|| {

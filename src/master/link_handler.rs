@@ -1,5 +1,5 @@
-//! Handles the frames that a role sends to its master once its link is up. Knows the roles and their
-//! frames, but not how the link was authenticated.
+//! Handles the frames that a role sends to its master once its link is up. Knows the roles and
+//! their frames, but not how the link was authenticated.
 
 use std::sync::Arc;
 

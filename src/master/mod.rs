@@ -108,17 +108,16 @@ impl Master {
         }
         let tls = tls.as_ref().map(MasterTlsFiles::acceptor).transpose()?;
         let listeners = listen(&listen_at)?;
-        let front = Front {
-            path,
-            healthz,
-            fallback,
-            trusted,
-            header_bytes: limits.header_bytes,
-            header_timeout: timing.header,
-            connection_timeout: timing.connection,
-        };
         let shared = MasterShared {
-            front,
+            front: Front {
+                path,
+                healthz,
+                fallback,
+                trusted,
+                header_bytes: limits.header_bytes,
+                header_timeout: timing.header,
+                connection_timeout: timing.connection,
+            },
             proxy_protocol,
             congestion_control: LinkCongestionControl::new(congestion_control),
             tls,
@@ -137,8 +136,10 @@ impl Master {
             draining: CancellationToken::new(),
             aborting: CancellationToken::new(),
         };
-        let shared = Arc::new(shared);
-        Ok(Master { shared, listeners })
+        Ok(Master {
+            shared: Arc::new(shared),
+            listeners,
+        })
     }
 
     /// Returns the bound addresses in the order of `listen_at`, with the ports that the system

@@ -1,5 +1,5 @@
 //! Serves one link of the master, from its WebSocket to its end: authenticates it, registers it,
-//! runs it and cleans up. Knows the roles, but neither their frames nor how the socket was accepted.
+//! runs it and cleans up. Knows the roles, but not their frames or how the socket was accepted.
 
 use std::{
     net::IpAddr,
@@ -11,7 +11,7 @@ use tracing::{Span, debug, field::display, info, warn};
 
 use super::{
     admission::{AdmissionError, ConnectionPermit},
-    auth::{AuthError, Authenticated},
+    auth::AuthError,
     handshakes::HandshakePermit,
     identity::Identity,
     limits::{LinkNumber, RETRY_AFTER, party},
@@ -114,20 +114,16 @@ async fn establish(
     permit: &ConnectionPermit,
 ) -> Option<EstablishedLink> {
     let authenticated = shared.authenticator.authenticate(&mut socket, visitor);
-    let Authenticated {
-        hello,
-        identity,
-        welcome_key,
-    } = match authenticated.await {
-        Ok(authenticated) => authenticated,
+    let (hello, identity, welcome_key) = match authenticated.await {
+        Ok(proven) => (proven.hello, proven.identity, proven.welcome_key),
         Err(refused) => {
             shared.router.refusals.count("link", refused.reason());
             refuse(shared, socket, &refused).await;
             return None;
         }
     };
-    Span::current().record("role", display(hello.claims.role));
     let role = hello.claims.role;
+    Span::current().record("role", display(role));
     let link = shared.router.new_link(number, party(visitor), identity);
     let place = permit.become_link(role, &link.outbox);
     if let Err(error) = place.map(|place| link.set_place(place)) {

@@ -54,8 +54,8 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    /// Logs the answer of a master to a server with these ports. Another link to the same master logs
-    /// the same if this one is additional.
+    /// Logs the answer of a master to a server with these ports. Another link to the same master
+    /// logs the same if this one is additional.
     pub(super) fn log(
         &self,
         answer: &Registered,
@@ -72,8 +72,8 @@ impl Changes {
             return;
         }
         debug!(ports = answer.ports.len(), "registered");
-        // An answer with refusals alone is a part of a longer one, or reports a change. The answer to
-        // more ports than fit into one frame is not checked.
+        // An answer with refusals alone is a part of a longer one, or reports a change. The answer
+        // to more ports than fit into one frame is not checked.
         let is_part = answer.ports.is_empty() && !answer.refused.is_empty();
         if is_part || ports.len() > MAX_PORTS_PER_FRAME {
             return;

@@ -40,6 +40,7 @@ fn expected_frame(vector: &Value) -> Frame {
     let channel = || u32::try_from(vector["channel"].as_u64().unwrap()).unwrap();
     let token = || vector["token"].as_u64().unwrap();
     let proof = || hex(vector, "proof").as_ref().try_into().unwrap();
+    let claims = || Bytes::from(text(vector, "claims").to_owned());
     let notice = || Notice {
         retry_after_seconds: vector["retry_after_seconds"].as_u64(),
         ..Notice::new(
@@ -51,11 +52,11 @@ fn expected_frame(vector: &Value) -> Frame {
     match text(vector, "frame") {
         "HELLO" => Frame::Hello {
             proof: proof(),
-            claims: text(vector, "claims").to_owned().into(),
+            claims: claims(),
         },
         "SIGNED_HELLO" => Frame::SignedHello {
             signature: hex(vector, "signature").as_ref().try_into().unwrap(),
-            claims: text(vector, "claims").to_owned().into(),
+            claims: claims(),
         },
         "WELCOME" => Frame::Welcome {
             proof: proof(),
@@ -64,14 +65,11 @@ fn expected_frame(vector: &Value) -> Frame {
         "REGISTER" => Frame::Register(ports()),
         "UNREGISTER" => Frame::Unregister(ports()),
         "REGISTERED" => Frame::Registered(serde_json::from_value(vector.clone()).unwrap()),
-        "ATTACH" => {
-            let header = serde_json::from_value(vector.clone()).unwrap();
-            Frame::Attach {
-                channel: channel(),
-                header,
-                message: hex(vector, "message"),
-            }
-        }
+        "ATTACH" => Frame::Attach {
+            channel: channel(),
+            header: serde_json::from_value(vector.clone()).unwrap(),
+            message: hex(vector, "message"),
+        },
         "CLOSE" => Frame::Close {
             channel: channel(),
             notice: notice(),
