@@ -15,7 +15,7 @@ use anyhow::Context;
 use report::{
     client::{Client, ClientParameters, ClientPort},
     config::{ClientConfig, LinkConfig, MasterConfig, Secret, ServerConfig},
-    link::KeepAliveTiming,
+    link::{KeepAliveTiming, authenticate::LinkSecret},
     master::{Master, MasterParameters, TrustedProxies},
     net::dial::{DialParameters, Dialer},
     random,
@@ -300,14 +300,17 @@ async fn start_client(
 }
 
 fn uplink(master: SocketAddr, role: Role) -> anyhow::Result<Uplink> {
-    let master_key = (role == Role::Server).then_some(MASTER_KEY);
+    let secret = match role {
+        Role::Server => LinkSecret::MasterKey(LinkKey::derive(Some(MASTER_KEY))),
+        Role::Client => LinkSecret::Anonymous,
+    };
     Ok(Uplink {
         dialers: vec![Dialer::new(
             master.to_string().parse()?,
             DialParameters::default(),
         )?],
         strategy: DialStrategy::Ordered,
-        key: LinkKey::derive(master_key),
+        secret,
         role,
         instance: Id(random::bytes()),
         slot: Slot::FIRST,

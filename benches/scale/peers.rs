@@ -8,7 +8,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use report::{
-    link::{Handler, KeepAliveTiming, Outbox},
+    link::{Handler, KeepAliveTiming, Outbox, authenticate::LinkSecret},
     net::dial::{DialParameters, Dialer},
     random,
     supervisor::{
@@ -138,11 +138,14 @@ impl Peers {
 
     fn link(&self, role: Role, instance: Id, linked: impl LinkedRole) -> anyhow::Result<()> {
         let address = self.master.to_string().parse()?;
-        let master_key = (role == Role::Server).then_some(MASTER_KEY);
+        let secret = match role {
+            Role::Server => LinkSecret::MasterKey(LinkKey::derive(Some(MASTER_KEY))),
+            Role::Client => LinkSecret::Anonymous,
+        };
         let uplink = Uplink {
             dialers: vec![Dialer::new(address, DialParameters::default())?],
             strategy: DialStrategy::Ordered,
-            key: LinkKey::derive(master_key),
+            secret,
             role,
             instance,
             slot: Slot::FIRST,

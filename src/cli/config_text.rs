@@ -4,12 +4,13 @@ use std::fmt::Write as _;
 
 use crate::{
     config::{
-        ClientConfig, Config, CongestionControl, FallbackConfig, LinkConfig, LogFormat,
-        MasterChoice, MasterConfig, PortConfig, RoleConfig, ServerConfig,
+        ClientConfig, Config, CongestionControl, CredentialKey, FallbackConfig, LinkConfig,
+        LogFormat, MasterChoice, MasterConfig, PortConfig, RoleConfig, ServerConfig,
     },
     net::dial::{Bind, DialParameters, ProxyChoice},
     telemetry::escape_text,
 };
+use report_proto::crypto::Credential;
 
 /// Describes the configuration, one line per setting. Keys never appear.
 pub(super) fn describe(config: &Config) -> String {
@@ -51,6 +52,7 @@ fn describe_server(server: &ServerConfig, lines: &mut Vec<String>) {
         "linked to all of them at the same time",
         lines,
     );
+    lines.extend(server.credential.as_ref().map(describe_credential));
     let limits = &server.limits;
     lines.push(format!(
         "limits: {} connections, {} per port, {} per client of a port",
@@ -71,12 +73,19 @@ fn describe_server(server: &ServerConfig, lines: &mut Vec<String>) {
 
 fn describe_client(client: &ClientConfig, lines: &mut Vec<String>) {
     describe_link(&client.link, describe_choice(client.master_choice), lines);
+    lines.extend(client.credential.as_ref().map(describe_credential));
     lines.push(format!("hold_timeout: {:?}", client.hold_timeout));
     lines.push(format!(
         "limits: {} for data queued for slow applications and servers",
         client.limits.memory
     ));
     describe_ports(&client.ports, &client.link, "listens at", lines);
+}
+
+/// Names the id of a credential, by which the operator of the master knows it.
+fn describe_credential(credential: &CredentialKey) -> String {
+    let id = Credential::derive(credential.secret()).id();
+    format!("credential: {id}")
 }
 
 fn describe_master(master: &MasterConfig, lines: &mut Vec<String>) {
@@ -288,6 +297,20 @@ mod tests {
         }
         assert!(!output.contains("hush"), "{output}");
         assert!(!output.contains("masters:"), "there is one: {output}");
+    }
+
+    #[test]
+    fn a_credential_is_described_by_its_id() {
+        let text = r#"{"mode": "client", "master": "host:1", "credential": "rc1_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+            "ports": [{"local_address": "127.0.0.1:1", "port_key": "k"}]}"#;
+        let loaded = config::parse(text, Path::new("c.json"), &|_| None).expect("loads");
+        let output = describe(&loaded.config);
+        // The id of this secret in tests/vectors/keys.json.
+        assert!(
+            output.contains("credential: 969f21e15d7166706a464dbab3686202"),
+            "{output}"
+        );
+        assert!(!output.contains("rc1_"), "{output}");
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::roles::{self, port_parameters, uplink};
+use super::roles::{self, client_secret, port_parameters, server_secret, uplink};
 use crate::{
     config::{ClientConfig, HostPort, LinkConfig, MasterConfig, PortConfig, ServerConfig},
     doctor::{ListenAddress, MasterSubject, MasterTarget, Subject, SubjectPort},
+    link::authenticate::LinkSecret,
     net::{dial::Dialer, tls::TlsError},
     tunnel::ProcessShared,
 };
@@ -37,8 +38,8 @@ pub(super) fn server_subject(
     let link = &server.link;
     Ok(Subject {
         role: Role::Server,
-        key: LinkKey::derive(Some(server.master_key.expose())),
-        masters: targets(link)?,
+        secret: server_secret(server),
+        masters: targets(link, LinkSecret::Anonymous)?,
         ports: subject_ports(&server.ports, link, service),
         connect_timeout: *link.connect_timeout,
         server_timeout: SERVER_WAIT_MIN,
@@ -59,8 +60,8 @@ pub(super) fn client_subject(
     let link = &client.link;
     Ok(Subject {
         role: Role::Client,
-        key: LinkKey::derive(None),
-        masters: targets(link)?,
+        secret: client_secret(client),
+        masters: targets(link, client_secret(client))?,
         ports: subject_ports(&client.ports, link, |_| None),
         connect_timeout: *link.connect_timeout,
         server_timeout: SERVER_WAIT_MIN.max((*client.hold_timeout).min(SERVER_WAIT_MIN * 2)),
@@ -70,9 +71,10 @@ pub(super) fn client_subject(
     })
 }
 
-/// Returns the masters of a role. Each has a separate client, so that each is checked separately.
-fn targets(link: &LinkConfig) -> Result<Vec<MasterTarget>, TlsError> {
-    let clients = uplink(link, Role::Client, None)?.each();
+/// Returns the masters of a role. Each has a separate client with this secret, so that each is
+/// checked separately.
+fn targets(link: &LinkConfig, secret: LinkSecret) -> Result<Vec<MasterTarget>, TlsError> {
+    let clients = uplink(link, Role::Client, secret)?.each();
     let dialers = link
         .masters
         .iter()
@@ -116,7 +118,7 @@ pub(super) async fn master_subject(master: &MasterConfig) -> MasterSubject {
     MasterSubject {
         addresses,
         path: master.path.to_string(),
-        key: LinkKey::derive(Some(master.master_key.expose())),
+        secret: LinkKey::derive(Some(master.master_key.expose())).into(),
         tls: master
             .tls
             .as_ref()

@@ -74,7 +74,7 @@ enum Command {
     Completions(completions::CompletionsArguments),
     /// Diagnose connectivity for a configuration
     Doctor(doctor::DoctorArguments),
-    /// Generate a random key
+    /// Generate a random key or a credential
     Keygen(keygen::KeygenArguments),
     /// Print the man page, or write those of all commands
     Man(man::ManArguments),

@@ -9,11 +9,11 @@ use super::threads;
 use crate::{
     client::{Client, ClientParameters, ClientPort},
     config::{
-        ByteSize, ClientConfig, Config, HostPort, LinkConfig, MasterChoice, MasterConfig,
-        PortConfig, RoleConfig, ServerConfig, ServerLimitsConfig,
+        ByteSize, ClientConfig, Config, CredentialKey, HostPort, LinkConfig, MasterChoice,
+        MasterConfig, PortConfig, RoleConfig, ServerConfig, ServerLimitsConfig,
     },
     diagnosis::{Diagnosis, DiagnosisCode},
-    link::KeepAliveTiming,
+    link::{KeepAliveTiming, authenticate::LinkSecret},
     master::{Fallback, Master, MasterLimits, MasterParameters},
     metrics::ObservedRole,
     net::{congestion_control, dial::Dialer, file_limit, tls::TlsError},
@@ -23,7 +23,7 @@ use crate::{
     tunnel::{MemoryBudget, PortParameters, ProcessShared, WindowSize},
 };
 use report_proto::{
-    crypto::{LinkKey, PortKeys},
+    crypto::{Credential, LinkKey, PortKeys},
     frame::{Role, Slot},
     id::Id,
 };
@@ -203,7 +203,7 @@ fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
         }
     };
     let ports = config.ports.iter().map(server_port).collect();
-    let uplink = uplink(&config.link, Role::Server, Some(config.master_key.expose()))?;
+    let uplink = uplink(&config.link, Role::Server, server_secret(config))?;
     let mut parameters = ServerParameters::new(config, uplink, ports);
     // Few servers need the default number of streams, so only explicit limits are worth a warning.
     let are_explicit = config.limits != ServerLimitsConfig::default();
@@ -262,14 +262,35 @@ pub(super) fn client_uplink(config: &ClientConfig) -> anyhow::Result<Uplink> {
     };
     Ok(Uplink {
         strategy,
-        ..uplink(&config.link, Role::Client, None)?
+        ..uplink(&config.link, Role::Client, client_secret(config))?
+    })
+}
+
+/// Returns the secret of a server's links.
+pub(super) fn server_secret(config: &ServerConfig) -> LinkSecret {
+    let master_key = config.master_key.as_ref();
+    // A valid configuration has exactly one of the two.
+    master_key.map_or_else(
+        || credential_secret(config.credential.as_ref()),
+        |key| LinkSecret::MasterKey(LinkKey::derive(Some(key.expose()))),
+    )
+}
+
+/// Returns the secret of a client's links.
+pub(super) fn client_secret(config: &ClientConfig) -> LinkSecret {
+    credential_secret(config.credential.as_ref())
+}
+
+fn credential_secret(credential: Option<&CredentialKey>) -> LinkSecret {
+    credential.map_or(LinkSecret::Anonymous, |key| {
+        LinkSecret::Credential(Credential::derive(key.secret()))
     })
 }
 
 pub(super) fn uplink(
     config: &LinkConfig,
     role: Role,
-    master_key: Option<&str>,
+    secret: LinkSecret,
 ) -> Result<Uplink, TlsError> {
     let dial = config.dial_parameters();
     let dialer =
@@ -281,7 +302,7 @@ pub(super) fn uplink(
             .map(dialer)
             .collect::<Result<_, _>>()?,
         strategy: DialStrategy::Ordered,
-        key: LinkKey::derive(master_key),
+        secret,
         role,
         instance: Id(random::bytes()),
         slot: Slot::FIRST,

@@ -9,7 +9,10 @@ pub(super) fn warnings(loaded: &LoadedConfig) -> Vec<Warning> {
     let master_key = FieldPath::default().field("master_key");
     match &loaded.config.role {
         RoleConfig::Master(master) => warnings.extend(weak(master_key, &master.master_key)),
-        RoleConfig::Server(server) => warnings.extend(weak(master_key, &server.master_key)),
+        RoleConfig::Server(server) => {
+            let key = server.master_key.as_ref();
+            warnings.extend(key.and_then(|key| weak(master_key, key)));
+        }
         RoleConfig::Client(_) => {}
     }
     let ports = match &loaded.config.role {

@@ -11,7 +11,10 @@ use tokio::{
 use super::*;
 use crate::{
     config::LinkConfig,
-    link::{KeepAliveTiming, authenticate},
+    link::{
+        KeepAliveTiming,
+        authenticate::{self, LinkSecret},
+    },
     net::{
         dial::{DialParameters, Dialer, MasterAddress},
         upgrade::{derive_accept_key, upgraded},
@@ -20,7 +23,6 @@ use crate::{
     tunnel::tests::plain_port,
 };
 use report_proto::{
-    crypto::LinkKey,
     frame::{Role, Slot},
     id::Id,
 };
@@ -42,7 +44,7 @@ async fn client(address: SocketAddr, hold_timeout: Duration) -> (Client, Arc<str
     let uplink = Uplink {
         dialers: vec![dialer],
         strategy: DialStrategy::Ordered,
-        key: LinkKey::derive(None),
+        secret: LinkSecret::Anonymous,
         role: Role::Client,
         instance: Id([3; 16]),
         slot: Slot::FIRST,

@@ -250,6 +250,9 @@ impl ConfigDocument<'_> {
                 "add \"listen_at\": \"127.0.0.1:9300\", or the path of a unix socket as \"unix:/PATH\""
             }
             "listen_at" => "add \"listen_at\": \"0.0.0.0:51324\" (all addresses, port 51324)",
+            "master_key" if self.mode == Mode::Server => {
+                "add the key of the master, or the `credential` that its operator has issued"
+            }
             "master_key" => {
                 "add the key that authenticates servers to the master; `report keygen` generates one"
             }
@@ -315,6 +318,12 @@ impl RoleChecks<'_> {
     /// separates the remedy from the problem.
     pub(super) fn invalid(&mut self, field: &FieldPath, message: impl fmt::Display) {
         self.problem(field, Fault::Invalid(InvalidValue::from_error(&message)));
+    }
+
+    /// Whether the field has a problem already.
+    pub(super) fn has_problem(&self, field: &FieldPath) -> bool {
+        let problems = &self.document.problems;
+        problems.iter().any(|problem| problem.field == *field)
     }
 
     /// Records a required field that is empty.

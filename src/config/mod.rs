@@ -16,6 +16,7 @@
 mod address;
 mod admin;
 mod bounded;
+mod credential;
 mod dial_values;
 mod document;
 mod error;
@@ -44,6 +45,7 @@ use serde::{Deserialize, Serialize, Serializer};
 pub use address::{HostPort, HostPortError};
 pub use admin::{AdminAddress, AdminConfig};
 pub use bounded::{CountIn, DurationIn, DurationOrOff, SizeIn};
+pub use credential::CredentialKey;
 pub use error::{
     ConfigError, ConfigProblem, Fault, FieldPath, InvalidValue, PathSegment, Position, Warning,
 };

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LinkConfig, PortConfig, Secret,
+    CredentialKey, LinkConfig, PortConfig, Secret,
     bounded::DurationIn,
     document::RoleChecks,
     error::{FieldPath, InvalidValue},
@@ -29,8 +29,14 @@ pub struct ServerConfig {
     #[serde(skip_deserializing, flatten)]
     #[schemars(skip)]
     pub link: LinkConfig,
-    /// The master's key.
-    pub master_key: Secret,
+    /// The master's key. A server has it or a `credential`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("x-default" = "required without `credential`"))]
+    pub master_key: Option<Secret>,
+    /// The credential of the server, in place of the master's key. The operator of the master
+    /// issues it; `report keygen --credential` generates one.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub credential: Option<CredentialKey>,
     /// The limits for clients.
     #[serde(default, skip_serializing_if = "is_default")]
     #[schemars(extend("x-default" = "see [below](#limits-of-a-server-or-client)"))]
@@ -67,6 +73,10 @@ pub struct ClientConfig {
     /// resets it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub hold_timeout: HoldTimeout,
+    /// The credential of the client, if the operator of the master has issued one. With it the
+    /// client also verifies the master.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub credential: Option<CredentialKey>,
     /// The limits of the client.
     #[serde(default, skip_serializing_if = "is_default")]
     #[schemars(extend("x-default" = "see [below](#limits-of-a-server-or-client)"))]
@@ -153,12 +163,13 @@ impl fmt::Display for MasterChoice {
 }
 
 impl ServerConfig {
-    /// Creates a configuration with defaults.
+    /// Creates a configuration with a master key and defaults.
     #[must_use]
     pub fn new(link: LinkConfig, master_key: Secret, ports: Vec<PortConfig>) -> Self {
         Self {
             link,
-            master_key,
+            master_key: Some(master_key),
+            credential: None,
             limits: ServerLimitsConfig::default(),
             bench: true,
             ports,
@@ -177,7 +188,26 @@ impl ServerConfig {
             );
             checks.invalid(&FieldPath::root("master"), invalid);
         }
+        self.check_secret(checks);
         check_ports(&mut self.ports, Mode::Server, checks);
+    }
+
+    /// Checks that the server has exactly one secret for its links.
+    fn check_secret(&self, checks: &mut RoleChecks<'_>) {
+        let (master_key, credential) =
+            (FieldPath::root("master_key"), FieldPath::root("credential"));
+        match (&self.master_key, &self.credential) {
+            // A value that cannot be read is a problem already.
+            (None, None) if !checks.has_problem(&credential) => checks.missing(&master_key),
+            (Some(_), Some(_)) => {
+                let invalid = InvalidValue::new(
+                    "is set beside `master_key`",
+                    "keep one of the two: a server proves the master key or a credential",
+                );
+                checks.invalid(&credential, invalid);
+            }
+            _ => {}
+        }
     }
 }
 
@@ -189,6 +219,7 @@ impl ClientConfig {
             link,
             master_choice: word::default(),
             hold_timeout: HoldTimeout::default(),
+            credential: None,
             limits: ClientLimitsConfig::default(),
             ports,
         }

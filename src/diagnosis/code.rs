@@ -267,10 +267,14 @@ diagnosis_codes! {
         NotAMaster = "not_a_master",
         /// The master speaks another version of the protocol.
         VersionMismatch = "version_mismatch",
-        /// The master cannot prove the master key.
+        /// The master cannot prove the master key or the credential.
         FalseMaster = "false_master",
         /// The master refuses the master key.
         MasterKeyRefused = "master_key_refused",
+        /// The master does not know the credential, or refuses its signature.
+        CredentialRefused = "credential_refused",
+        /// A policy of the master's operator forbids the link.
+        AccessDenied = "access_denied",
         /// The master throttles this address after wrong keys.
         MasterThrottles = "master_throttles",
         /// A newer link of this process is up.
@@ -317,6 +321,8 @@ diagnosis_codes! {
         MethodMismatch = "method_mismatch",
         /// The server refuses the tunnel.
         TunnelRefused = "tunnel_refused",
+        /// A policy of the master's operator forbids the tunnel.
+        TunnelDenied = "tunnel_denied",
         /// The channel was closed before the server answered.
         ChannelClosed = "channel_closed",
         /// A newer attempt carries the tunnel.

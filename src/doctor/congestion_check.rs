@@ -66,8 +66,10 @@ fn step(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::{ListenAddress, StepOutcome};
-    use report_proto::crypto::LinkKey;
+    use crate::{
+        doctor::{ListenAddress, StepOutcome},
+        link::authenticate::LinkSecret,
+    };
 
     fn master(listens_at: &str, congestion_control: &str) -> MasterSubject {
         MasterSubject {
@@ -76,7 +78,7 @@ mod tests {
                 resolved: Ok(vec![listens_at.parse().expect("an address")]),
             }],
             path: "/".to_owned(),
-            key: LinkKey::derive(None),
+            secret: LinkSecret::Anonymous,
             tls: None,
             healthz: false,
             peer_requirement: None,

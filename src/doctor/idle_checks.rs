@@ -12,13 +12,13 @@ use super::{
     verdicts::{self, IdleOutcome, milliseconds, seconds},
 };
 use crate::{
-    link::authenticate::JoinError,
+    link::authenticate::{JoinError, LinkSecret},
     net::{
         dial::{DialError, Dialer},
         websocket::MessageSocket,
     },
 };
-use report_proto::{crypto::LinkKey, frame::Role};
+use report_proto::frame::Role;
 
 /// How long a link may take to answer a PING after its idle period.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -136,7 +136,7 @@ async fn hold_idle(dialer: &Dialer, time: Duration) -> IdleTrial {
         u32::try_from((time + PING_TIMEOUT).as_secs().saturating_add(1)).unwrap_or(u32::MAX);
     // Use a client's link for either role, because the path cannot distinguish them.
     if let Err(error) =
-        master_checks::join(&mut socket, Role::Client, &LinkKey::derive(None), quiet).await
+        master_checks::join(&mut socket, Role::Client, &LinkSecret::Anonymous, quiet).await
     {
         return IdleTrial::NoLink(error.into());
     }

@@ -137,7 +137,7 @@ async fn join(master: &MasterSubject, address: SocketAddr) -> Result<(), Diagnos
     })?;
     let dialer = dialer.map_err(|error| error.diagnosis("change `tls`"))?;
     let mut socket = dialer.dial().await.map_err(|error| error.diagnosis())?;
-    let outcome = master_checks::join(&mut socket, Role::Server, &master.key, 0).await;
+    let outcome = master_checks::join(&mut socket, Role::Server, &master.secret, 0).await;
     socket.close(Duration::from_secs(1)).await;
     outcome.map(drop).map_err(|error| error.diagnosis())
 }

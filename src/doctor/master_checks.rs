@@ -10,12 +10,11 @@ use super::{
     message_checks,
 };
 use crate::{
-    link::authenticate::{self, JoinError, RoleIdentity},
+    link::authenticate::{self, JoinError, LinkSecret, RoleIdentity},
     net::{dial::Dialer, websocket::MessageSocket},
     random,
 };
 use report_proto::{
-    crypto::LinkKey,
     frame::{Role, Slot, Terms},
     id::Id,
 };
@@ -89,12 +88,9 @@ async fn authenticate_role(
     report: &mut DoctorReport<'_>,
 ) -> bool {
     let started = Instant::now();
-    let joined = join(&mut socket, subject.role, &subject.key, 0).await;
+    let joined = join(&mut socket, subject.role, &subject.secret, 0).await;
     let step = match &joined {
-        Ok(_) if subject.role == Role::Server => {
-            "joined as a server: the master holds the same key, and nothing was registered"
-        }
-        Ok(_) => "not needed: the master accepted the client",
+        Ok(_) => proof_evidence(&subject.secret),
         Err(error) => {
             report.record(DoctorStep::failed(
                 "master_key",
@@ -126,12 +122,27 @@ async fn authenticate_role(
     true
 }
 
+/// Returns what an accepted link proves.
+fn proof_evidence(secret: &LinkSecret) -> String {
+    match secret {
+        LinkSecret::MasterKey(_) => {
+            "joined as a server: the master holds the same key, and nothing was registered"
+                .to_owned()
+        }
+        LinkSecret::Credential(credential) => format!(
+            "joined with the credential {}: the master knows it, and nothing was registered",
+            credential.id()
+        ),
+        LinkSecret::Anonymous => "not needed: the master accepted the client".to_owned(),
+    }
+}
+
 /// Joins as a separate instance without registrations or tunnels. Asks the master to send nothing
 /// on its own for `quiet_seconds`.
 pub(super) async fn join(
     socket: &mut MessageSocket,
     role: Role,
-    key: &LinkKey,
+    secret: &LinkSecret,
     quiet_seconds: u32,
 ) -> Result<Terms, JoinError> {
     let introduction = RoleIdentity {
@@ -142,5 +153,5 @@ pub(super) async fn join(
         moves: false,
         agent: AGENT.to_owned(),
     };
-    authenticate::join_with_quiet_period(socket, key, &introduction, &[], quiet_seconds).await
+    authenticate::join_with_quiet_period(socket, secret, &introduction, &[], quiet_seconds).await
 }

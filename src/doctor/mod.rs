@@ -38,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::step::{DoctorReport, DoctorStep, StepOutcome};
 use crate::{
     diagnosis::Diagnosis,
+    link::authenticate::LinkSecret,
     net::{
         congestion_control::CongestionControl,
         dial::Dialer,
@@ -46,7 +47,7 @@ use crate::{
     supervisor::Uplink,
     tunnel::PortParameters,
 };
-use report_proto::{crypto::LinkKey, frame::Role};
+use report_proto::frame::Role;
 
 /// The idle periods to probe. They cover the idle timeouts of paths that carry links.
 pub const IDLE_PERIODS: [Duration; 8] = [
@@ -67,8 +68,8 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Subject {
     /// The role.
     pub role: Role,
-    /// The key that authenticates the role to its masters.
-    pub key: LinkKey,
+    /// The secret that authenticates the role to its masters.
+    pub secret: LinkSecret,
     /// The masters.
     pub masters: Vec<MasterTarget>,
     /// The ports.
@@ -108,7 +109,7 @@ pub struct MasterSubject {
     /// The path of the upgrade.
     pub path: String,
     /// The master key.
-    pub key: LinkKey,
+    pub secret: LinkSecret,
     /// The PEM files of the certificate and its key.
     pub tls: Option<(PathBuf, PathBuf)>,
     /// Whether `/healthz` should answer.

@@ -1,12 +1,13 @@
-//! Authenticates links (PROTOCOL 4): challenge, HELLO, proof of the master key, throttle. Knows
-//! keys and addresses, but not what a link does.
+//! Authenticates links (PROTOCOL 4): challenge, HELLO, proof of the master key or of a credential,
+//! throttle. Knows keys and addresses, but not what a link does.
 
 use std::{
     net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use super::identity::{CredentialLookup, Identity};
 use crate::{
     link::authenticate::{self, Hello, HelloError},
     net::websocket::MessageSocket,
@@ -15,14 +16,25 @@ use crate::{
 use report_proto::{
     crypto::LinkKey,
     frame::{Code, Notice, Role},
+    id::Id,
 };
 
 /// Verifies the HELLO of each new link.
 pub(super) struct Authenticator {
     server_key: LinkKey,
     client_key: LinkKey,
+    credentials: Arc<dyn CredentialLookup>,
     timeout: Duration,
     throttle: Mutex<Throttle>,
+}
+
+/// A role whose HELLO was verified.
+#[derive(Debug)]
+pub(super) struct Authenticated {
+    pub(super) hello: Hello,
+    pub(super) identity: Identity,
+    /// The key that WELCOME proves.
+    pub(super) welcome_key: LinkKey,
 }
 
 /// The reason why a link is refused.
@@ -40,6 +52,24 @@ pub(super) enum AuthError {
         /// Whether this failure throttles the address.
         throttled: bool,
     },
+    /// The credential is unknown, or its signature is wrong. The peer is not told which.
+    #[error("the credential is unknown, or its signature is wrong")]
+    CredentialRefused {
+        /// The credential that the peer claims to hold.
+        claimed: Id,
+        /// Whether this failure throttles the address.
+        throttled: bool,
+    },
+    /// The peer has proven a credential that is for the other role.
+    #[error("the credential is for a {allowed}, not for a {claimed}")]
+    WrongRole {
+        /// The credential.
+        credential: Id,
+        /// The role that it is for.
+        allowed: Role,
+        /// The role that the peer claims.
+        claimed: Role,
+    },
     /// A client's proof is wrong. Its key is public.
     #[error("the proof does not cover the claims")]
     InvalidProof,
@@ -52,7 +82,8 @@ impl AuthError {
             AuthError::NoHello(HelloError::Version { .. }) => "version",
             AuthError::NoHello(_) => "no_hello",
             AuthError::Throttled => "throttled",
-            AuthError::Unauthorized { .. } => "unauthorized",
+            AuthError::Unauthorized { .. } | AuthError::CredentialRefused { .. } => "unauthorized",
+            AuthError::WrongRole { .. } => "denied",
             AuthError::InvalidProof => "invalid_proof",
         }
     }
@@ -65,28 +96,29 @@ impl AuthError {
             AuthError::InvalidProof => Code::Protocol,
             AuthError::NoHello(_) => return None,
             AuthError::Throttled => Code::Throttled,
-            AuthError::Unauthorized { .. } => Code::Unauthorized,
+            AuthError::Unauthorized { .. } | AuthError::CredentialRefused { .. } => {
+                Code::Unauthorized
+            }
+            AuthError::WrongRole { .. } => Code::Denied,
         };
         Some(Notice::new(code, self.to_string()))
     }
 }
 
 impl Authenticator {
-    /// Creates an authenticator with the master key and the timeout for a HELLO.
-    pub(super) fn new(server_key: LinkKey, timeout: Duration) -> Self {
+    /// Creates an authenticator with the master key, the credentials of accounts, and the timeout
+    /// for a HELLO.
+    pub(super) fn new(
+        server_key: LinkKey,
+        credentials: Arc<dyn CredentialLookup>,
+        timeout: Duration,
+    ) -> Self {
         Authenticator {
             server_key,
             client_key: LinkKey::derive(None),
+            credentials,
             timeout,
             throttle: Mutex::default(),
-        }
-    }
-
-    /// Returns the key of a role.
-    pub(super) fn key(&self, role: Role) -> &LinkKey {
-        match role {
-            Role::Server => &self.server_key,
-            Role::Client => &self.client_key,
         }
     }
 
@@ -101,34 +133,71 @@ impl Authenticator {
         &self,
         socket: &mut MessageSocket,
         address: IpAddr,
-    ) -> Result<Hello, AuthError> {
+    ) -> Result<Authenticated, AuthError> {
         let hello = authenticate::hello(socket, self.timeout).await?;
-        self.verify(&hello, address, Instant::now())?;
-        Ok(hello)
+        let (identity, welcome_key) = self.verify(&hello, address, Instant::now())?;
+        Ok(Authenticated {
+            hello,
+            identity,
+            welcome_key,
+        })
     }
 
-    /// Verifies a HELLO. Only servers prove a secret, so a client's HELLO is neither counted nor
-    /// throttled.
-    fn verify(&self, hello: &Hello, address: IpAddr, now: Instant) -> Result<(), AuthError> {
-        let claims = &hello.claims;
-        if claims.role == Role::Client {
+    /// Verifies a HELLO. Returns the identity, and the key that WELCOME proves. An anonymous client
+    /// proves no secret, so its HELLO is neither counted nor throttled.
+    fn verify(
+        &self,
+        hello: &Hello,
+        address: IpAddr,
+        now: Instant,
+    ) -> Result<(Identity, LinkKey), AuthError> {
+        let (role, instance) = (hello.claims.role, hello.claims.instance);
+        let credential = hello.credential();
+        if role == Role::Client && credential.is_none() {
             return if hello.verify_proof(&self.client_key) {
-                Ok(())
+                Ok((Identity::Anonymous, self.client_key.clone()))
             } else {
                 Err(AuthError::InvalidProof)
             };
         }
-        if self.throttle().refuses(now, address, claims.instance) {
+        if self.throttle().refuses(now, address, instance) {
             return Err(AuthError::Throttled);
         }
-        if hello.verify_proof(&self.server_key) {
-            self.throttle().record_success(claims.instance);
-            Ok(())
-        } else {
-            Err(AuthError::Unauthorized {
-                throttled: self.throttle().record_failure(now, address),
-            })
+        let proven = match credential {
+            Some(id) => self.verify_credential(hello, id),
+            None if hello.verify_proof(&self.server_key) => {
+                Some((Identity::MasterKey, role, self.server_key.clone()))
+            }
+            None => None,
+        };
+        let Some((identity, allowed, welcome_key)) = proven else {
+            let throttled = self.throttle().record_failure(now, address);
+            return Err(match credential {
+                Some(claimed) => AuthError::CredentialRefused { claimed, throttled },
+                None => AuthError::Unauthorized { throttled },
+            });
+        };
+        self.throttle().record_success(instance);
+        match identity.credential() {
+            Some(credential) if allowed != role => Err(AuthError::WrongRole {
+                credential,
+                allowed,
+                claimed: role,
+            }),
+            _ => Ok((identity, welcome_key)),
         }
+    }
+
+    /// Verifies the signature of a credential. Returns the identity, the role that the credential
+    /// is for, and the key that WELCOME proves. An unknown credential and a wrong signature look
+    /// the same.
+    fn verify_credential(&self, hello: &Hello, id: Id) -> Option<(Identity, Role, LinkKey)> {
+        let known = self.credentials.find(id)?;
+        hello.verify_signature(&known.verifier).then(|| {
+            let account = known.account;
+            let identity = Identity::Credential { id, account };
+            (identity, known.role, known.verifier.welcome_key().clone())
+        })
     }
 
     fn throttle(&self) -> MutexGuard<'_, Throttle> {

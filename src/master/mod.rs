@@ -19,7 +19,9 @@ mod channel_queue;
 mod drain;
 mod front;
 mod handshakes;
+mod identity;
 mod limits;
+mod link_handler;
 mod link_totals;
 mod log_limit;
 mod memory;
@@ -65,6 +67,7 @@ pub(crate) use self::{
 };
 pub use self::{
     front::{Fallback, HEALTH_PATH, MIN_HEADER_BYTES, TrustedProxies},
+    identity::{AccountId, CredentialLookup, Identity, KnownCredential, NoCredentials},
     limits::MasterLimits,
     parameters::{MasterError, MasterParameters, MasterTiming, MasterTlsFiles},
 };
@@ -86,6 +89,7 @@ impl Master {
             listen_at,
             path,
             link_key,
+            credentials,
             tls,
             healthz,
             fallback,
@@ -118,7 +122,7 @@ impl Master {
             tls,
             tls_timeout: timing.tls,
             keep_alive: timing.keep_alive,
-            authenticator: Authenticator::new(link_key, timing.authentication),
+            authenticator: Authenticator::new(link_key, credentials, timing.authentication),
             log_limit: LogLimit::new(),
             admission: Admission::new(&limits, Arc::clone(&router.refusals)),
             handshakes: Handshakes::for_threads(threads),

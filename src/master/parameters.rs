@@ -1,11 +1,12 @@
 //! The parameters of a master, and the reasons why one cannot start.
 
-use std::{io, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{io, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio_rustls::TlsAcceptor;
 
 use super::{
     front::{Fallback, TrustedProxies},
+    identity::{CredentialLookup, NoCredentials},
     limits::MasterLimits,
 };
 use crate::{
@@ -27,6 +28,8 @@ pub struct MasterParameters {
     pub path: String,
     /// The key that servers prove, derived from the master key.
     pub link_key: LinkKey,
+    /// Finds the credentials of accounts, with which servers and clients authenticate instead.
+    pub credentials: Arc<dyn CredentialLookup>,
     /// The TLS files, if the master terminates TLS.
     pub tls: Option<MasterTlsFiles>,
     /// Whether [`HEALTH_PATH`](super::HEALTH_PATH) answers.
@@ -64,6 +67,7 @@ impl MasterParameters {
             listen_at,
             path: config.path.to_string(),
             link_key,
+            credentials: Arc::new(NoCredentials),
             tls: config.tls.as_ref().map(MasterTlsFiles::new),
             healthz: config.healthz,
             fallback: Fallback::new(&config.fallback),

@@ -1,5 +1,5 @@
 //! Serves one link of the master, from its WebSocket to its end: authenticates it, registers it,
-//! runs it and cleans up. Knows the roles and their frames, but not how the socket was accepted.
+//! runs it and cleans up. Knows the roles, but not their frames or how the socket was accepted.
 
 use std::{
     net::IpAddr,
@@ -7,26 +7,31 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::{Span, debug, info, warn};
+use tracing::{Span, debug, field::display, info, warn};
 
 use super::{
     admission::{AdmissionError, ConnectionPermit},
     auth::AuthError,
     handshakes::HandshakePermit,
+    identity::Identity,
     limits::{LinkNumber, RETRY_AFTER},
+    link_handler::LinkHandler,
     registry::{AuthenticatedLink, Superseded},
     router::{LinkRef, Router, now},
     shared::{MasterShared, shutdown_notice},
 };
 use crate::{
     link::{
-        Handler, Link,
+        Link,
         authenticate::{self, Hello},
     },
     net::websocket::MessageSocket,
     throttle::party,
 };
-use report_proto::frame::{self, Claims, Code, Frame, Notice, Ports, Role, Terms};
+use report_proto::{
+    crypto::LinkKey,
+    frame::{self, Claims, Code, Frame, Notice, Role, Terms},
+};
 
 /// The time that the master adds to the advised range for each of its links. 200 roles a second then
 /// return to a master that was down.
@@ -63,7 +68,7 @@ pub(super) async fn serve_link(
     else {
         return;
     };
-    let is_logged = log_up(&shared, &hello);
+    let is_logged = log_up(&shared, &hello, link.identity);
     let (role, keep_alive) = (
         hello.claims.role,
         shared
@@ -109,23 +114,18 @@ async fn establish(
     visitor: IpAddr,
     permit: &ConnectionPermit,
 ) -> Option<EstablishedLink> {
-    let hello = match shared
-        .authenticator
-        .authenticate(&mut socket, visitor)
-        .await
-    {
-        Ok(hello) => hello,
+    let authenticated = shared.authenticator.authenticate(&mut socket, visitor);
+    let (hello, identity, welcome_key) = match authenticated.await {
+        Ok(proven) => (proven.hello, proven.identity, proven.welcome_key),
         Err(refused) => {
             shared.router.refusals.count("link", refused.reason());
             refuse(shared, socket, &refused).await;
             return None;
         }
     };
-    Span::current().record("role", tracing::field::display(hello.claims.role));
     let role = hello.claims.role;
-    let link = shared
-        .router
-        .new_link(number, party(visitor), role == Role::Server);
+    Span::current().record("role", display(role));
+    let link = shared.router.new_link(number, party(visitor), identity);
     let place = permit.become_link(role, &link.outbox);
     if let Err(error) = place.map(|place| link.set_place(place)) {
         shared.router.refusals.count("link", error.reason());
@@ -146,7 +146,7 @@ async fn establish(
     if shared.draining.is_cancelled() {
         link.outbox.control(&Frame::GoAway(shutdown_notice()));
     }
-    if !welcome(shared, &mut socket, &hello).await {
+    if !welcome(shared, &mut socket, &hello, &welcome_key).await {
         return None;
     }
     link.mark_established();
@@ -183,22 +183,28 @@ fn log_superseded(shared: &MasterShared, claims: &Claims, superseded: Superseded
 }
 
 /// Logs that a link is up. Returns whether the limit admitted the line.
-fn log_up(shared: &MasterShared, hello: &Hello) -> bool {
+fn log_up(shared: &MasterShared, hello: &Hello, identity: Identity) -> bool {
     let log_up = |left_out: Option<u64>| {
         let (claims, agent) = (&hello.claims, agent(hello));
-        info!(instance = %claims.instance, slot = %claims.slot, epoch = claims.epoch, moves = claims.moves, %agent, left_out, "link up");
+        let credential = identity.credential().map(display);
+        let account = identity.account().map(display);
+        info!(instance = %claims.instance, slot = %claims.slot, epoch = claims.epoch, moves = claims.moves, credential, account, %agent, left_out, "link up");
     };
-    // Servers have proven a key, so the log limit does not apply to them.
-    match hello.claims.role {
-        Role::Server => {
-            log_up(None);
-            true
-        }
-        Role::Client => shared.log_limit.log(log_up),
+    // The log limit does not apply to roles that have proven a secret.
+    if identity.is_proven() {
+        log_up(None);
+        true
+    } else {
+        shared.log_limit.log(log_up)
     }
 }
 
-async fn welcome(shared: &MasterShared, socket: &mut MessageSocket, hello: &Hello) -> bool {
+async fn welcome(
+    shared: &MasterShared,
+    socket: &mut MessageSocket,
+    hello: &Hello,
+    key: &LinkKey,
+) -> bool {
     let links = shared.router.registry().links();
     let terms = Terms {
         version: frame::VERSION,
@@ -208,12 +214,7 @@ async fn welcome(shared: &MasterShared, socket: &mut MessageSocket, hello: &Hell
         max_ports: shared.limits.ports_per_link,
         retry_within_ms: retry_within_ms(links),
     };
-    let welcomed = authenticate::welcome(
-        socket,
-        shared.authenticator.key(hello.claims.role),
-        hello,
-        &terms,
-    );
+    let welcomed = authenticate::welcome(socket, key, hello, &terms);
     match tokio::time::timeout(authenticate::AUTHENTICATION_TIMEOUT, welcomed).await {
         Ok(Ok(())) => true,
         Ok(Err(error)) => {
@@ -247,6 +248,21 @@ async fn refuse(shared: &MasterShared, socket: MessageSocket, refused: &AuthErro
             shared
                 .log_limit
                 .log(|left_out| warn!(left_out, "link refused: {refused} ({advice})"));
+        }
+        AuthError::CredentialRefused { claimed, throttled } => {
+            let advice = if *throttled {
+                "this address is throttled now"
+            } else {
+                "compare `credential` at the peer with the credentials of the master"
+            };
+            shared.log_limit.log(|left_out| {
+                warn!(credential = %claimed, left_out, "link refused: {refused} ({advice})");
+            });
+        }
+        AuthError::WrongRole { credential, .. } => {
+            shared
+                .log_limit
+                .log(|left_out| warn!(%credential, left_out, "link refused: {refused}"));
         }
         // Scanners cause these errors by the thousand.
         AuthError::NoHello(_) | AuthError::Throttled | AuthError::InvalidProof => {
@@ -299,16 +315,17 @@ impl Registration {
         })?;
         drop(registry);
         for old in ended {
-            match claims.role {
-                Role::Server => info!(
+            // An anonymous client needs no secret to cause this, so it must not fill the log.
+            if link.identity.is_proven() {
+                info!(
                     old = old.number,
                     "takes over from an older link of its instance and slot"
-                ),
-                // Clients need no key to cause this, so it must not fill the log.
-                Role::Client => debug!(
+                );
+            } else {
+                debug!(
                     old = old.number,
                     "takes over from an older link of its instance and slot"
-                ),
+                );
             }
             old.outbox.end(Notice::new(
                 Code::Superseded,
@@ -332,53 +349,6 @@ impl Drop for Registration {
         drop(registry);
         drop(removed);
         self.router.dispatch(dispatch);
-    }
-}
-
-/// Handles the frames that a role may send to its master.
-struct LinkHandler {
-    router: Arc<Router>,
-    link: Arc<LinkRef>,
-    role: Role,
-}
-
-impl Handler for LinkHandler {
-    fn on_frame(&mut self, frame: Frame) -> Result<(), Notice> {
-        match (self.role, frame) {
-            (Role::Server, Frame::Register(Ports { ports })) => {
-                let accepted = self.router.register(&self.link, &ports);
-                info!(
-                    requested = ports.len(),
-                    accepted = accepted.len(),
-                    "registered"
-                );
-                self.link
-                    .outbox
-                    .control(&Frame::Registered(Ports { ports: accepted }));
-                Ok(())
-            }
-            (Role::Server, Frame::Unregister(Ports { ports })) => {
-                self.router.registry().unregister(self.link.number, &ports);
-                info!(ports = ports.len(), "unregistered");
-                Ok(())
-            }
-            (
-                Role::Client,
-                Frame::Attach {
-                    channel,
-                    header,
-                    message,
-                },
-            ) => self.router.attach(&self.link, channel, header, message),
-            (_, Frame::GoAway(notice)) => {
-                debug!(%notice, "GOAWAY received");
-                Ok(())
-            }
-            (role, other) => Err(Notice::new(
-                Code::Protocol,
-                format!("{} from a {role}", other.name()),
-            )),
-        }
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
     tunnel::{Tunnel, attach},
 };
 use report_proto::{
-    frame::{Code, Frame, MAX_PORTS_PER_FRAME, Notice, Ports, Slot, Terms},
+    frame::{Code, Frame, Notice, Slot, Terms},
     id::Id,
 };
 
@@ -228,16 +228,6 @@ impl ServerRole {
         };
         self.tasks.spawn(served.instrument(span));
     }
-
-    fn registered(&self, registered: &Ports) {
-        debug!(ports = registered.ports.len(), "registered");
-        for (id, port) in self.ports.iter() {
-            // The master lists all registered ports. More than fit into one frame are not checked.
-            if self.ports.len() <= MAX_PORTS_PER_FRAME && !registered.ports.contains(id) {
-                error!(port = %port.port.mark, "the master did not register the port: it has reached its limit of ports per link");
-            }
-        }
-    }
 }
 
 /// The server on one of its links.
@@ -258,12 +248,10 @@ impl Handler for ServerSession {
             } => self
                 .role
                 .attach(&self.outbox, channel, header.port, &message),
-            Frame::Registered(registered) => {
+            Frame::Registered(answer) => {
                 let registrations = &self.role.registrations;
-                registrations.registered(&self.outbox, &registered.ports, &self.role.ports);
-                if !self.is_additional {
-                    self.role.registered(&registered);
-                }
+                let changes = registrations.registered(&self.outbox, &answer, &self.role.ports);
+                changes.log(&answer, &self.role.ports, self.is_additional);
                 Ok(())
             }
             other => Err(Notice::new(
@@ -350,7 +338,7 @@ mod tests {
         supervisor::MoveRequests,
         tunnel::tests::plain_port,
     };
-    use report_proto::frame::AttachHeader;
+    use report_proto::frame::{AttachHeader, Ports};
 
     /// Returns a role with one port, and its key id.
     fn role(drain: &Drain) -> (ServerRole, Id) {

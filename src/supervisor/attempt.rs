@@ -149,7 +149,7 @@ impl<R: LinkedRole, W: Connector> Attempt<R, W> {
         cancel: &CancellationToken,
     ) -> Result<Terms, AttemptOutcome> {
         let identity = self.identity();
-        let joining = authenticate::join(socket, &self.uplink.key, &identity, first);
+        let joining = authenticate::join(socket, &self.uplink.secret, &identity, first);
         match cancel.run_until_cancelled(joining).await {
             Some(Ok(terms)) => Ok(terms),
             Some(Err(error)) => {

@@ -11,14 +11,13 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    link::{Handler, KeepAliveTiming, Outbox},
+    link::{Handler, KeepAliveTiming, Outbox, authenticate::LinkSecret},
     net::{
         dial::{DialError, Dialer},
         websocket::MessageSocket,
     },
 };
 use report_proto::{
-    crypto::LinkKey,
     frame::{Frame, Role, Slot, Terms},
     id::Id,
 };
@@ -217,8 +216,8 @@ pub struct Uplink<W = Dialer> {
     pub dialers: Vec<W>,
     /// How to dial the masters of the list.
     pub strategy: DialStrategy,
-    /// The key with which the role and the master authenticate each other.
-    pub key: LinkKey,
+    /// The secret with which the role and the master authenticate each other.
+    pub secret: LinkSecret,
     /// The kind of role.
     pub role: Role,
     /// The id of this process.
@@ -276,7 +275,7 @@ impl<W: Connector> Uplink<W> {
         let Uplink {
             dialers,
             strategy,
-            key,
+            secret,
             role,
             instance,
             slot: _,
@@ -287,7 +286,7 @@ impl<W: Connector> Uplink<W> {
         let one = |(dialer, slot)| Uplink {
             dialers: vec![dialer],
             strategy,
-            key: key.clone(),
+            secret: secret.clone(),
             role,
             instance,
             slot,
@@ -304,7 +303,7 @@ impl<W: Connector> Uplink<W> {
         Uplink {
             dialers: self.dialers.into_iter().map(Arc::new).collect(),
             strategy: self.strategy,
-            key: self.key,
+            secret: self.secret,
             role: self.role,
             instance: self.instance,
             slot: self.slot,

@@ -1,5 +1,5 @@
-//! Throttles guesses of a secret, such as the master key. Knows addresses and instance ids, and
-//! takes the time as a parameter. Knows nothing of links, nor of the secret.
+//! Throttles guesses of a secret, such as the master key or a credential. Knows addresses and
+//! instance ids, and takes the time as a parameter. Knows nothing of links, nor of the secret.
 //!
 //! Each party ([`party()`]) has a bucket of [`THROTTLE_BURST`] tokens. A wrong proof takes one, and
 //! one refills every [`THROTTLE_REFILL`]. A party with an empty bucket is refused, and its proof is

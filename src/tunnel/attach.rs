@@ -8,9 +8,10 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 pub use super::{
+    attach_error::{AttachError, closing_notice},
     attachment::Attachment,
     candidate::AttachOutcome,
-    handshake::{AttachError, ServerInfo, closing_notice},
+    handshake::ServerInfo,
 };
 use super::{
     attachment::{AttachTarget, PendingOffer, Resuming},

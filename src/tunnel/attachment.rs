@@ -21,10 +21,11 @@ use bytes::{Bytes, BytesMut};
 use tokio_util::task::TaskTracker;
 
 use super::{
+    attach_error::{AttachError, closing_notice},
     candidate::{AttachOutcome, Candidate, OutcomeSender},
     core::{Channel, FIRST_ATTEMPT, TakeoverKind, TransmitResult},
     handle::Tunnel,
-    handshake::{self, Agreement, AttachError, AttachmentKeys, closing_notice},
+    handshake::{self, Agreement, AttachmentKeys},
     parameters::PortParameters,
     shared::TunnelShared,
 };

@@ -8,9 +8,10 @@ use tokio_util::{
 };
 
 use super::{
+    attach_error::AttachError,
     core::{CANDIDATE_TIMEOUT, Channel},
     handle::Tunnel,
-    handshake::{AttachError, ServerInfo},
+    handshake::ServerInfo,
 };
 use report_proto::frame::{Code, Notice};
 

@@ -14,17 +14,17 @@
 use std::time::Duration;
 
 use super::{
+    attach_error::AttachError,
     offer::{AttachAnswer, Grant, Methods, Mismatch, Offer, ResumeRequest, VERSION},
     parameters::PortParameters,
 };
-use crate::diagnosis::{Diagnosis, DiagnosisCode};
-use report_proto::frame::{Code, Notice};
 use report_proto::{
     crypto::{
-        EncryptMethod, HandshakeError, SessionKeys, TunnelSecret,
+        EncryptMethod, SessionKeys, TunnelSecret,
         handshake::{Initiator, Responder},
         seal::{Opener, Sealer},
     },
+    frame::Code,
     id::Id,
 };
 
@@ -60,78 +60,6 @@ pub(super) enum Agreement {
     },
 }
 
-/// Why an attachment failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AttachError {
-    /// The channel was closed before the server answered.
-    #[error("the channel was closed: {0}")]
-    Closed(Notice),
-    /// A handshake message does not open: the peer has another port key, or the message was
-    /// altered.
-    #[error("the tunnel handshake failed: {0} (check that the port key is the same at both ends)")]
-    Handshake(String),
-    /// Both ends hold the port key, but their configurations differ.
-    #[error(transparent)]
-    Mismatch(#[from] Mismatch),
-    /// The server refuses the tunnel.
-    #[error("the server refused the tunnel: {0}")]
-    Refused(Code),
-    /// A newer attempt carries the tunnel, or this attempt is a replay.
-    #[error("a newer attempt has already resumed the tunnel")]
-    Superseded,
-}
-
-impl AttachError {
-    /// Returns whether a retry can succeed without a change at either end.
-    #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        matches!(
-            self,
-            AttachError::Closed(_) | AttachError::Refused(_) | AttachError::Superseded
-        )
-    }
-
-    /// Returns the code for logs and the doctor.
-    #[must_use]
-    pub fn diagnosis_code(&self) -> DiagnosisCode {
-        match self {
-            AttachError::Closed(_) => DiagnosisCode::ChannelClosed,
-            AttachError::Handshake(_) => DiagnosisCode::PortKeyMismatch,
-            AttachError::Mismatch(_) => DiagnosisCode::MethodMismatch,
-            AttachError::Refused(_) => DiagnosisCode::TunnelRefused,
-            AttachError::Superseded => DiagnosisCode::TunnelSuperseded,
-        }
-    }
-
-    /// Returns the evidence, the likely cause and the remedy of a refusal that a retry does not
-    /// change.
-    #[must_use]
-    pub fn diagnosis(&self) -> Diagnosis {
-        Diagnosis::new(
-            self.diagnosis_code(),
-            self.to_string(),
-            "both ends know the port, but their configurations differ",
-            "compare `port_key`, `encrypt_method` and `compress_method` at both ends",
-        )
-    }
-
-    fn wire_code(&self) -> Code {
-        match self {
-            AttachError::Closed(notice) => notice.code,
-            AttachError::Handshake(_) => Code::Handshake,
-            AttachError::Mismatch(_) => Code::Mismatch,
-            AttachError::Refused(_) => Code::Refused,
-            AttachError::Superseded => Code::Superseded,
-        }
-    }
-}
-
-impl From<HandshakeError> for AttachError {
-    fn from(error: HandshakeError) -> Self {
-        AttachError::Handshake(error.to_string())
-    }
-}
-
 /// Properties of a server, reported when it accepts a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerInfo {
@@ -145,13 +73,6 @@ pub struct ServerInfo {
     /// The lowest client stream id that the server never saw of the tunnel that the client tried to
     /// resume. Only set when that tunnel has ended and the server still knows the number.
     pub seen: Option<u64>,
-}
-
-/// Returns the notice that closes the channel of a failed attachment. It carries the code alone,
-/// because the master can read it.
-#[must_use]
-pub fn closing_notice(error: &AttachError) -> Notice {
-    Notice::new(error.wire_code(), "")
 }
 
 /// Writes a client's offer. Returns the handshake and the first message.

@@ -72,6 +72,7 @@
 //! never runs under the lock of the core, which the streams of the tunnel share.
 
 pub mod attach;
+mod attach_error;
 mod attachment;
 mod candidate;
 mod core;

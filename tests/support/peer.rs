@@ -221,6 +221,7 @@ impl Peer {
             moves: false,
             quiet_seconds: 0,
             nonce,
+            credential: None,
             agent: "test".to_owned(),
         };
         let claims = Bytes::from(serde_json::to_vec(&claims).expect("JSON of the claims"));

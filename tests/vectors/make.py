@@ -5,6 +5,7 @@ This is a second implementation. It uses the `cryptography` package (45 or later
 these vectors. Run it again only when the protocol changes.
 """
 
+import base64
 import hashlib
 import hmac
 import ipaddress
@@ -12,6 +13,7 @@ import json
 import pathlib
 
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
@@ -60,13 +62,41 @@ def link_key(key):
     return hkdf(b"", r, b"rePort link key 1", 32)
 
 
+def base64url(data):
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+class Credential:
+    def __init__(self, secret):
+        self.secret = "rc1_" + base64url(secret)
+        self.signing = Ed25519PrivateKey.from_private_bytes(hkdf(b"", secret, b"rePort credential signature 1", 32))
+        self.public_key = self.signing.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self.welcome_key = hkdf(b"", secret, b"rePort credential welcome 1", 32)
+        self.id = hashlib.sha256(b"rePort credential id 1" + self.public_key).digest()[:16]
+        self.verifier = "rv1_" + base64url(self.public_key + self.welcome_key)
+
+
+def credentials():
+    secrets = [bytes(32), b"\xfb" * 32, pattern("credential", 32)]
+    return [
+        {
+            "secret": credential.secret,
+            "public_key": credential.public_key.hex(),
+            "welcome_key": credential.welcome_key.hex(),
+            "id": credential.id.hex(),
+            "verifier": credential.verifier,
+        }
+        for credential in map(Credential, secrets)
+    ]
+
+
 def keys():
     ports = []
     for key in ["T6wjoGQaqfDFDs1tySHVe8RXYYxnjWo4", "lm6dQFjcaLyuVoy1Q4DqnunmnVz9b7CE", "远程桌面", "a"]:
         key_id, psk = port_keys(key)
         ports.append({"port_key": key, "id": key_id.hex(), "psk": psk.hex()})
     links = [{"master_key": key, "link_key": link_key(key).hex()} for key in ["rePortserver", "", None]]
-    return {"port_keys": ports, "link_keys": links}
+    return {"port_keys": ports, "link_keys": links, "credentials": credentials()}
 
 
 # 4. Link authentication
@@ -99,7 +129,32 @@ def link():
                 "welcome": mac(key, b"rePort welcome", sent, nonce, terms.encode()).hex(),
             }
         )
-    return {"challenges": challenges, "proofs": proofs}
+    return {"challenges": challenges, "proofs": proofs, "signed": signed()}
+
+
+def signed():
+    cases = []
+    for role in ["server", "client"]:
+        credential = Credential(pattern(f"credential {role}", 32))
+        sent = challenge(1, pattern(f"nonce signed {role}", 24))
+        nonce = pattern(f"role nonce signed {role}", 32)
+        fields = {"version": 1, "role": role, "nonce": nonce.hex(), "credential": credential.id.hex(), "epoch": 7, "agent": "vector/1"}
+        claims = json.dumps(fields)
+        terms = json.dumps({"version": 1, "heartbeat_seconds": 20, "max_channels": 1000, "max_ports": 100})
+        binding = b""
+        signed = b"rePort signed hello" + sent + len(binding).to_bytes(2, "big") + binding + claims.encode()
+        cases.append(
+            {
+                "secret": credential.secret,
+                "challenge": sent.hex(),
+                "claims": claims,
+                "signature": credential.signing.sign(signed).hex(),
+                "nonce": nonce.hex(),
+                "terms": terms,
+                "welcome": mac(credential.welcome_key, b"rePort welcome", sent, nonce, terms.encode()).hex(),
+            }
+        )
+    return cases
 
 
 # 7. The tunnel handshake: Noise_NNpsk0_25519_ChaChaPoly_SHA256, according to the Noise specification, revision 34

@@ -8,11 +8,13 @@
 //! | [`keys`] | derivation of working keys from configured keys | 1 |
 //! | [`strength`] | estimate of key strength; generation of strong keys | 14.3 |
 //! | [`challenge`], `proof` | authentication of a link | 4 |
+//! | [`credential`] | secrets of accounts in place of the master key; their verifiers | 1.6, 4.2.1 |
 //! | [`handshake`] | Noise handshake: from a port key to the keys of one attachment | 7 |
 //! | [`seal`], [`cfb`] | encryption and authentication of an attachment's messages | 8 |
 
 pub mod cfb;
 pub mod challenge;
+pub mod credential;
 pub mod handshake;
 mod hkdf;
 pub mod keys;
@@ -24,6 +26,7 @@ pub mod strength;
 mod tests;
 
 pub use challenge::{Challenge, ChallengeError};
+pub use credential::{Credential, CredentialSecret, CredentialVerifier, ParseCredentialError};
 pub use handshake::{HandshakeError, SessionKeys, TunnelSecret};
 pub use keys::{LinkKey, PortKeys, Psk};
 pub use method::{EncryptMethod, UnknownEncryptMethod};

@@ -4,7 +4,8 @@ use bytes::BytesMut;
 use serde::Deserialize;
 
 use super::{
-    Challenge, ChallengeError, LinkKey, PortKeys, Psk,
+    Challenge, ChallengeError, Credential, CredentialSecret, CredentialVerifier, LinkKey, PortKeys,
+    Psk,
     handshake::{Initiator, Responder},
     seal::{DirectionKeys, Opener, Sealer},
 };
@@ -79,6 +80,75 @@ fn keys_match_vectors() {
     assert!(
         keys.port_keys.len() >= 3 && keys.link_keys.iter().any(|link| link.master_key.is_none())
     );
+}
+
+#[test]
+fn credentials_match_vectors() {
+    #[derive(Deserialize)]
+    struct Keys {
+        credentials: Vec<CredentialVector>,
+    }
+    #[derive(Deserialize)]
+    struct CredentialVector {
+        secret: String,
+        public_key: Hex,
+        welcome_key: Hex,
+        id: Id,
+        verifier: String,
+    }
+    let keys: Keys = read(include_str!("../../../tests/vectors/keys.json"));
+    for vector in &keys.credentials {
+        let secret: CredentialSecret = vector.secret.parse().unwrap();
+        assert_eq!(*secret.to_text(), vector.secret);
+        let credential = Credential::derive(&secret);
+        let verifier = credential.verifier();
+        assert_eq!(credential.id(), vector.id);
+        assert_eq!(
+            verifier.parts(),
+            (&vector.public_key.array(), &vector.welcome_key.array())
+        );
+        assert_eq!(verifier.to_text(), vector.verifier);
+        let read: CredentialVerifier = vector.verifier.parse().unwrap();
+        assert_eq!(read.parts(), verifier.parts());
+    }
+    assert!(keys.credentials.len() >= 3);
+}
+
+#[test]
+fn signed_hellos_match_vectors() {
+    #[derive(Deserialize)]
+    struct LinkVectors {
+        signed: Vec<SignedVector>,
+    }
+    #[derive(Deserialize)]
+    struct SignedVector {
+        secret: String,
+        challenge: Hex,
+        claims: String,
+        signature: Hex,
+        nonce: Hex,
+        terms: String,
+        welcome: Hex,
+    }
+    let link: LinkVectors = read(include_str!("../../../tests/vectors/link.json"));
+    for vector in &link.signed {
+        let credential = Credential::derive(&vector.secret.parse().unwrap());
+        let challenge = Challenge::parse(&vector.challenge.0).unwrap();
+        let (claims, terms) = (vector.claims.as_bytes(), vector.terms.as_bytes());
+        let signature = credential.sign_hello(&challenge, claims);
+        assert_eq!(signature, vector.signature.array());
+        assert!(
+            credential
+                .verifier()
+                .verify_hello(&challenge, claims, &signature)
+        );
+        let nonce = vector.nonce.array();
+        let welcome = credential
+            .welcome_key()
+            .prove_welcome(&challenge, &nonce, terms);
+        assert_eq!(welcome, vector.welcome.array());
+    }
+    assert_eq!(link.signed.len(), 2);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The JSON contents of HELLO and WELCOME (PROTOCOL 4).
+//! The JSON contents of HELLO, SIGNED_HELLO and WELCOME (PROTOCOL 4).
 
 use std::{fmt, str::FromStr};
 
@@ -12,7 +12,7 @@ use crate::id::Id;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Registers ports and authenticates with the master key.
+    /// Registers ports and authenticates with the master key or a credential.
     Server,
     /// Attaches to ports.
     Client,
@@ -67,7 +67,7 @@ impl<'de> Deserialize<'de> for Nonce {
     }
 }
 
-/// The claims of a role in HELLO (PROTOCOL 4.2).
+/// The claims of a role in HELLO or SIGNED_HELLO (PROTOCOL 4.2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
     /// The protocol version of the role.
@@ -93,6 +93,9 @@ pub struct Claims {
     pub quiet_seconds: u32,
     /// The nonce of this link.
     pub nonce: Nonce,
+    /// The id of the credential that the role proves. SIGNED_HELLO needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<Id>,
     /// Free text for the log, such as `report/0.1.0`.
     #[serde(default)]
     pub agent: String,
@@ -123,13 +126,13 @@ pub struct Terms {
 }
 
 impl Claims {
-    /// Encodes the claims as JSON. HELLO carries this text, and its proof covers it.
+    /// Encodes the claims as JSON. HELLO carries this text, and its proof or signature covers it.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         json(self)
     }
 
-    /// Decodes the claims of a HELLO.
+    /// Decodes the claims of a HELLO or SIGNED_HELLO.
     ///
     /// # Errors
     /// Returns [`FrameError::Json`] if the text is not valid JSON, lacks a field, or names a slot
@@ -193,6 +196,7 @@ mod tests {
             moves: false,
             quiet_seconds: 0,
             nonce: Nonce([2; 32]),
+            credential: None,
             agent: "vector/1".to_owned(),
         }
     }
@@ -215,6 +219,19 @@ mod tests {
         };
         assert!(text(&quiet).contains("\"quiet_seconds\":316"));
         assert_eq!(Claims::decode(&quiet.encode()), Ok(quiet));
+    }
+
+    #[test]
+    fn claims_omit_the_credential_when_there_is_none() {
+        assert!(!text(&claims()).contains("credential"));
+        let proven = Claims {
+            credential: Some(Id([9; 16])),
+            ..claims()
+        };
+        assert!(text(&proven).contains(&format!("\"credential\":\"{}\"", Id([9; 16]))));
+        assert_eq!(Claims::decode(&proven.encode()), Ok(proven));
+        let short = text(&claims()).replace("\"epoch\"", "\"credential\":\"09\",\"epoch\"");
+        assert!(Claims::decode(short.as_bytes()).is_err());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod codec;
 mod hello;
 mod notice;
+mod registered;
 mod slot;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use codec::{FrameError, data_channel, data_header, is_ping, is_pong};
 pub use hello::{Claims, Nonce, Role, Terms};
 pub use notice::{Code, MAX_REASON, Notice};
+pub use registered::{RefusedPort, Registered};
 pub use slot::{MAX_SLOTS, Slot};
 
 pub use crate::constants::LINK_VERSION as VERSION;
@@ -33,7 +35,7 @@ pub const DATA_HEADER_LENGTH: usize = 5;
 /// The largest payload of a DATA frame, in bytes.
 pub const MAX_DATA: usize = MAX_MESSAGE - DATA_HEADER_LENGTH;
 
-/// The number of key ids that always fit into one REGISTER, UNREGISTER or REGISTERED frame.
+/// The number of key ids that always fit into one REGISTER or UNREGISTER frame.
 ///
 /// Each key id takes 35 bytes in JSON. A sender with more key ids sends several frames.
 pub const MAX_PORTS_PER_FRAME: usize = 1_800;
@@ -46,7 +48,10 @@ pub const CHANNEL_RENEWAL_THRESHOLD: u32 = 1 << 31;
 /// The length of a proof in HELLO and WELCOME, in bytes.
 pub const PROOF_LENGTH: usize = 32;
 
-/// The key ids of a REGISTER, UNREGISTER or REGISTERED frame.
+/// The length of a signature in SIGNED_HELLO, in bytes.
+pub const SIGNATURE_LENGTH: usize = 64;
+
+/// The key ids of a REGISTER or UNREGISTER frame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ports {
     /// The key ids. Up to [`MAX_PORTS_PER_FRAME`] always fit into a frame.
@@ -81,6 +86,13 @@ pub enum Frame {
         /// The encoded [`Claims`]. The proof covers exactly these bytes.
         claims: Bytes,
     },
+    /// A role introduces itself and proves a credential.
+    SignedHello {
+        /// The signature over the challenge and the claims.
+        signature: [u8; SIGNATURE_LENGTH],
+        /// The encoded [`Claims`]. The signature covers exactly these bytes.
+        claims: Bytes,
+    },
     /// The master accepts the role and authenticates itself.
     Welcome {
         /// The MAC over the challenge, the role's nonce and the terms.
@@ -92,8 +104,8 @@ pub enum Frame {
     Register(Ports),
     /// A server removes key ids from its link's registrations.
     Unregister(Ports),
-    /// The master's answer to [`Frame::Register`]: the accepted key ids.
-    Registered(Ports),
+    /// The master's answer to [`Frame::Register`], and its report of later changes.
+    Registered(Registered),
     /// A client opens a channel.
     ///
     /// The master forwards the frame to a server, with a channel number of that server's link.

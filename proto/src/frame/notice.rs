@@ -17,10 +17,12 @@ pub enum Code {
     Protocol,
     /// The peer speaks another protocol version.
     Version,
-    /// The proof of the master key is wrong.
+    /// The proof of the master key is wrong, or the credential is unknown.
     Unauthorized,
     /// This address sent too many wrong proofs.
     Throttled,
+    /// A policy of the master's operator forbids it. The reason names the policy.
+    Denied,
     /// A newer link of the same instance replaces this one.
     Superseded,
     /// A limit of the master is reached.

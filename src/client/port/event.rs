@@ -149,6 +149,8 @@ pub(super) enum AttachResult {
     Expired,
     /// The request failed.
     Failed { is_retryable: bool },
+    /// A policy of the master's operator forbids the tunnel.
+    Denied,
     /// The channel was closed at this end, without an answer.
     Unanswered,
     /// The request was not sent.

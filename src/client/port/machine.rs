@@ -40,7 +40,7 @@ use std::{
 use self::{
     lanes::FurtherLanes,
     requested_lanes::RequestedLanes,
-    requests::{InFlight, PendingNew, ReattachReason},
+    requests::{InFlight, MAX_RETRY_WAIT, PendingNew, ReattachReason},
 };
 use super::{
     event::{
@@ -255,7 +255,11 @@ impl PortMachine {
             code,
             Code::Seal | Code::Protocol | Code::FlowControl | Code::Handshake
         );
-        if is_violation {
+        if code == Code::Denied {
+            // A policy of the master's operator does not change soon.
+            self.reattach_after(tunnel, MAX_RETRY_WAIT, now);
+            self.check_patience_after(MAX_RETRY_WAIT + RESUME_PATIENCE, now);
+        } else if is_violation {
             self.reattach_after(tunnel, RESUME_PATIENCE, now);
             self.check_patience_after(2 * RESUME_PATIENCE, now);
         } else {

@@ -120,3 +120,120 @@ fn empty_missing_and_duplicate_keys_are_rejected() {
         ],
     );
 }
+
+/// The secret and the verifier of a credential in `tests/vectors/keys.json`.
+const CREDENTIAL: &str = "rc1_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+const VERIFIER: &str =
+    "rv1_b5uQlG-ZuiqXrLCfsLwVbErxN9MGn0C_GOj5cRrqBe9WdMoCD2afT8wJva5fYVxbIUTcJY7GNNsdj730ADqYIw";
+
+/// Returns a server whose secret is this field.
+fn server_with(secret: &str) -> String {
+    let port = r#"{"mark": "SSH", "local_address": "127.0.0.1:22", "port_key": "p"}"#;
+    format!(r#"{{"mode": "server", "master": "host:1", {secret} "ports": [{port}]}}"#)
+}
+
+#[test]
+fn a_server_has_a_master_key_or_a_credential() {
+    let credential = format!("\"credential\": \"{CREDENTIAL}\",");
+    let with_credential = server_of(read(&server_with(&credential)).expect("loads"));
+    assert_eq!(with_credential.master_key, None);
+    let secret = with_credential.credential.expect("a credential");
+    assert_eq!(*secret.secret().to_text(), CREDENTIAL);
+    let with_key = server_of(read(&server_with(r#""master_key": "k","#)).expect("loads"));
+    assert_eq!(
+        (with_key.credential, with_key.master_key.is_some()),
+        (None, true)
+    );
+    assert_contains(
+        &error_line(&server_with("")),
+        &["master_key is missing", "`credential`"],
+    );
+    assert_contains(
+        &error_line(&server_with(&format!(
+            "\"master_key\": \"k\", {credential}"
+        ))),
+        &["credential is set beside `master_key`", "keep one"],
+    );
+}
+
+#[test]
+fn a_client_may_have_a_credential() {
+    let fields = format!("\"master\": \"host:1\", \"credential\": \"{CREDENTIAL}\"");
+    let with_credential = client_of(read(&client(&fields)).expect("loads"));
+    assert!(with_credential.credential.is_some());
+    let without = client_of(read(&client("\"master\": \"host:1\"")).expect("loads"));
+    assert_eq!(without.credential, None);
+    assert_contains(
+        &error_line(&master(&format!("\"credential\": \"{CREDENTIAL}\""))),
+        &["credential", "this file's mode is \"master\""],
+    );
+}
+
+#[test]
+fn credentials_come_from_files_and_variables_and_are_written_as_their_source() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("cred"), format!("{CREDENTIAL}\n")).expect("written");
+    let file = folder.path().join("c.json");
+    let variable = |name: &str| (name == "REPORT_CREDENTIAL").then(|| OsString::from(CREDENTIAL));
+    for source in [r#"{"file":"cred"}"#, r#"{"env":"REPORT_CREDENTIAL"}"#] {
+        let text = server_with(&format!("\"credential\": {source},"));
+        let loaded = parse(&text, &file, &variable).expect("loads");
+        let written = serde_json::to_string(&loaded.config).expect("serializes");
+        assert!(written.contains(source), "{written}");
+        assert!(!written.contains("rc1_"), "{written}");
+        let secret = server_of(loaded).credential.expect("a credential");
+        assert_eq!(*secret.secret().to_text(), CREDENTIAL);
+        assert!(!format!("{secret:?}").contains("rc1_"));
+    }
+}
+
+#[test]
+fn malformed_credentials_are_one_error_without_the_text() {
+    for (text, parts) in [
+        (
+            "rc1_hush4711",
+            [
+                "is not rc1_ followed by 43 characters",
+                "report keygen --credential",
+            ],
+        ),
+        (
+            "hush4711",
+            [
+                "is not rc1_ followed by 43 characters",
+                "report keygen --credential",
+            ],
+        ),
+        (
+            VERIFIER,
+            ["is the verifier of a credential", "write the secret"],
+        ),
+    ] {
+        for file in [
+            server_with(&format!("\"credential\": \"{text}\",")),
+            client(&format!(
+                "\"master\": \"host:1\", \"credential\": \"{text}\""
+            )),
+        ] {
+            let line = error_line(&file);
+            assert_contains(&line, &["c.json:1:", "credential "]);
+            assert_contains(&line, &parts);
+            assert!(
+                !line.contains("hush4711") && !line.contains("b5uQ"),
+                "{line}"
+            );
+        }
+    }
+    assert_contains(
+        &error_lines(&server_with(r#""credential": {"fil": "hush4711"},"#)).join("\n"),
+        &["credential.fil is unknown"],
+    );
+    assert_contains(
+        &error_line(&server_with("\"credential\": \"\",")),
+        &["credential is empty"],
+    );
+    assert_contains(
+        &error_line(&server_with(r#""credential": {"env": "REPORT_NONE"},"#)),
+        &["credential names the environment variable REPORT_NONE"],
+    );
+}

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use super::link_secret::LinkSecret;
 use crate::{
     diagnosis::{Diagnosis, DiagnosisCode},
     net::websocket::SocketError,
 };
 use report_proto::{
     constants::EARLY_RETRY_AFTER_MAX,
-    frame::{self, Code, FrameError, Notice, Role},
+    frame::{self, Code, FrameError, Notice},
 };
 
 /// An error of [`join`](super::join).
@@ -24,8 +25,14 @@ pub enum JoinError {
     },
     /// The master does not know the master key.
     FalseMaster,
-    /// The master refused the role's proof.
+    /// The master does not know the verifier of the credential.
+    MasterWithoutVerifier,
+    /// The master refused the proof of the master key.
     Unauthorized(Notice),
+    /// The master does not know the credential, or refused its signature.
+    CredentialRefused(Notice),
+    /// A policy of the master's operator forbids the link.
+    Denied(Notice),
     /// Too many wrong proofs came from this address.
     Throttled(Notice),
     /// A newer link of this process is up.
@@ -70,8 +77,10 @@ impl JoinError {
         match self {
             JoinError::NotAMaster => DiagnosisCode::NotAMaster,
             JoinError::Version { .. } => DiagnosisCode::VersionMismatch,
-            JoinError::FalseMaster => DiagnosisCode::FalseMaster,
+            JoinError::FalseMaster | JoinError::MasterWithoutVerifier => DiagnosisCode::FalseMaster,
             JoinError::Unauthorized(_) => DiagnosisCode::MasterKeyRefused,
+            JoinError::CredentialRefused(_) => DiagnosisCode::CredentialRefused,
+            JoinError::Denied(_) => DiagnosisCode::AccessDenied,
             JoinError::Throttled(_) => DiagnosisCode::MasterThrottles,
             JoinError::Superseded(_) => DiagnosisCode::LinkSuperseded,
             JoinError::Limit(_) => DiagnosisCode::MasterLimit,
@@ -90,6 +99,8 @@ impl JoinError {
     pub fn retry_after(&self) -> Option<Duration> {
         let wait = match self {
             JoinError::Unauthorized(notice)
+            | JoinError::CredentialRefused(notice)
+            | JoinError::Denied(notice)
             | JoinError::Throttled(notice)
             | JoinError::Superseded(notice)
             | JoinError::Limit(notice)
@@ -97,6 +108,7 @@ impl JoinError {
             JoinError::NotAMaster
             | JoinError::Version { .. }
             | JoinError::FalseMaster
+            | JoinError::MasterWithoutVerifier
             | JoinError::TimedOut { .. }
             | JoinError::Closed { .. }
             | JoinError::Protocol(_)
@@ -126,8 +138,17 @@ impl JoinError {
             JoinError::FalseMaster => {
                 "the master could not prove the master key (false master)".to_owned()
             }
+            JoinError::MasterWithoutVerifier => {
+                "the master could not prove that it knows the credential (false master)".to_owned()
+            }
             JoinError::Unauthorized(notice) => {
                 format!("the master refused the master key ({notice})")
+            }
+            JoinError::CredentialRefused(notice) => {
+                format!("the master refused the credential ({notice})")
+            }
+            JoinError::Denied(notice) => {
+                format!("the master's operator does not permit this link ({notice})")
             }
             JoinError::Throttled(notice) => {
                 format!("the master throttles this address after wrong keys ({notice})")
@@ -161,7 +182,16 @@ impl JoinError {
             JoinError::FalseMaster | JoinError::Unauthorized(_) => {
                 "compare `master_key` at both ends"
             }
-            JoinError::Throttled(_) => "wait, and compare `master_key` at both ends",
+            JoinError::MasterWithoutVerifier => {
+                "check the address in `master`, and compare the verifier at the master"
+            }
+            JoinError::CredentialRefused(_) => {
+                "check `credential`, or ask the master's operator for another one"
+            }
+            JoinError::Denied(_) => "ask the master's operator",
+            JoinError::Throttled(_) => {
+                "wait, and compare `master_key` or `credential` at both ends"
+            }
             JoinError::Superseded(_) => "no action is needed, it carries the traffic",
             JoinError::Limit(_) => "raise it there",
             JoinError::Refused(_) => "see the master's log",
@@ -190,7 +220,10 @@ impl JoinError {
             JoinError::NotAMaster
             | JoinError::Version { .. }
             | JoinError::FalseMaster
-            | JoinError::Unauthorized(_) => false,
+            | JoinError::MasterWithoutVerifier
+            | JoinError::Unauthorized(_)
+            | JoinError::CredentialRefused(_)
+            | JoinError::Denied(_) => false,
             JoinError::Throttled(_)
             | JoinError::Superseded(_)
             | JoinError::Limit(_)
@@ -202,13 +235,24 @@ impl JoinError {
         }
     }
 
-    pub(super) fn from_notice(notice: Notice, role: Role) -> Self {
-        match notice.code {
-            // A client's key is public, so only a server can have a wrong one.
-            Code::Unauthorized if role == Role::Server => JoinError::Unauthorized(notice),
-            Code::Throttled => JoinError::Throttled(notice),
-            Code::Superseded => JoinError::Superseded(notice),
-            Code::Limit => JoinError::Limit(notice),
+    /// Returns the error for a WELCOME without a valid proof.
+    pub(super) fn of_false_master(secret: &LinkSecret) -> Self {
+        match secret {
+            LinkSecret::Credential(_) => JoinError::MasterWithoutVerifier,
+            LinkSecret::MasterKey(_) | LinkSecret::Anonymous => JoinError::FalseMaster,
+        }
+    }
+
+    /// Returns the error for the master's ERROR to a role with this secret.
+    pub(super) fn from_notice(notice: Notice, secret: &LinkSecret) -> Self {
+        match (notice.code, secret) {
+            (Code::Unauthorized, LinkSecret::MasterKey(_)) => JoinError::Unauthorized(notice),
+            (Code::Unauthorized, LinkSecret::Credential(_)) => JoinError::CredentialRefused(notice),
+            (Code::Denied, _) => JoinError::Denied(notice),
+            (Code::Throttled, _) => JoinError::Throttled(notice),
+            (Code::Superseded, _) => JoinError::Superseded(notice),
+            (Code::Limit, _) => JoinError::Limit(notice),
+            // An anonymous client has no secret that could be wrong.
             _ => JoinError::Refused(notice),
         }
     }
@@ -218,6 +262,7 @@ impl JoinError {
 mod tests {
     use super::*;
     use crate::link::EndReason;
+    use report_proto::crypto::{Credential, CredentialSecret, LinkKey};
 
     #[test]
     fn wait_before_welcome_is_short_and_the_one_after_it_may_be_longer() {
@@ -288,5 +333,50 @@ mod tests {
             )),
             "{refused}"
         );
+    }
+
+    #[test]
+    fn a_denied_link_reports_the_reason_and_is_not_retried_soon() {
+        let notice = Notice::new(Code::Denied, "the credential has expired");
+        for secret in [
+            LinkSecret::Anonymous,
+            LinkSecret::MasterKey(LinkKey::derive(None)),
+        ] {
+            let denied = JoinError::from_notice(notice.clone(), &secret);
+            assert_eq!(denied.code(), DiagnosisCode::AccessDenied);
+            assert!(!denied.is_retryable());
+            let text = denied.to_string();
+            assert!(
+                text.contains("the credential has expired") && text.contains("operator"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn unauthorized_names_the_secret_that_was_refused() {
+        let notice = || Notice::new(Code::Unauthorized, "no");
+        let credential = Credential::derive(&CredentialSecret::new([1; 32]));
+        for (secret, code, field) in [
+            (
+                LinkSecret::Credential(credential),
+                DiagnosisCode::CredentialRefused,
+                "`credential`",
+            ),
+            (
+                LinkSecret::MasterKey(LinkKey::derive(None)),
+                DiagnosisCode::MasterKeyRefused,
+                "`master_key`",
+            ),
+            (
+                LinkSecret::Anonymous,
+                DiagnosisCode::LinkRefused,
+                "the master's log",
+            ),
+        ] {
+            let error = JoinError::from_notice(notice(), &secret);
+            assert_eq!(error.code(), code);
+            assert!(error.to_string().contains(field), "{error}");
+        }
     }
 }

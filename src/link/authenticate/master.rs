@@ -10,30 +10,65 @@ use crate::{
     random,
 };
 use report_proto::{
-    crypto::{Challenge, LinkKey},
-    frame::{self, Claims, Code, Frame, FrameError, Notice, PROOF_LENGTH, Terms},
+    crypto::{Challenge, CredentialVerifier, LinkKey},
+    frame::{self, Claims, Code, Frame, FrameError, Notice, PROOF_LENGTH, SIGNATURE_LENGTH, Terms},
+    id::Id,
 };
 
 /// The time that a refused peer has to read the reason.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(2);
 
-/// A received HELLO that the master has not verified yet.
+/// A received HELLO or SIGNED_HELLO that the master has not verified yet.
 #[derive(Debug, Clone)]
 pub struct Hello {
     /// The role's claims.
     pub claims: Claims,
     challenge: Challenge,
     text: Bytes,
-    proof: [u8; PROOF_LENGTH],
+    proof: HelloProof,
+}
+
+/// The proof of a role.
+#[derive(Debug, Clone)]
+enum HelloProof {
+    /// The MAC of a HELLO.
+    Mac([u8; PROOF_LENGTH]),
+    /// The signature of a SIGNED_HELLO, and the credential that it is for.
+    Signature(Id, Box<[u8; SIGNATURE_LENGTH]>),
 }
 
 impl Hello {
+    /// Returns the credential that the role claims to hold, if it sent SIGNED_HELLO.
+    #[must_use]
+    pub fn credential(&self) -> Option<Id> {
+        match &self.proof {
+            HelloProof::Signature(id, _) => Some(*id),
+            HelloProof::Mac(_) => None,
+        }
+    }
+
     /// Whether the role's proof over its claims matches `key`. Compares in constant time. The key
     /// of clients is public (`LinkKey::derive(None)`): a client's proof only shows that its claims
-    /// are intact.
+    /// are intact. Always `false` for a SIGNED_HELLO.
     #[must_use]
     pub fn verify_proof(&self, key: &LinkKey) -> bool {
-        key.verify_hello(&self.challenge, &self.text, &self.proof)
+        match &self.proof {
+            HelloProof::Mac(proof) => key.verify_hello(&self.challenge, &self.text, proof),
+            HelloProof::Signature(..) => false,
+        }
+    }
+
+    /// Whether the role's signature over its claims matches the verifier of its credential. Always
+    /// `false` for a HELLO.
+    #[must_use]
+    pub fn verify_signature(&self, verifier: &CredentialVerifier) -> bool {
+        match &self.proof {
+            HelloProof::Signature(id, signature) => {
+                *id == verifier.id()
+                    && verifier.verify_hello(&self.challenge, &self.text, signature)
+            }
+            HelloProof::Mac(_) => false,
+        }
     }
 }
 
@@ -55,7 +90,10 @@ pub enum HelloError {
         /// The role's version.
         theirs: u8,
     },
-    /// The peer sent another frame than HELLO.
+    /// The peer signed claims that name no credential.
+    #[error("a SIGNED_HELLO without `credential`")]
+    NoCredential,
+    /// The peer sent another frame than HELLO or SIGNED_HELLO.
     #[error("{0} before HELLO")]
     OutOfState(&'static str),
     /// The peer sent a message that is not a frame.
@@ -75,15 +113,17 @@ impl HelloError {
             HelloError::Socket(error) if !error.is_violation() => return None,
             HelloError::TimedOut(_) => Code::Timeout,
             HelloError::Version { .. } => Code::Version,
-            HelloError::OutOfState(_) | HelloError::Frame(_) | HelloError::Socket(_) => {
-                Code::Protocol
-            }
+            HelloError::NoCredential
+            | HelloError::OutOfState(_)
+            | HelloError::Frame(_)
+            | HelloError::Socket(_) => Code::Protocol,
         };
         Some(Notice::new(code, self.to_string()))
     }
 }
 
-/// Receives HELLO at the master: sends a fresh challenge and waits for at most `deadline`.
+/// Receives HELLO or SIGNED_HELLO at the master: sends a fresh challenge and waits for at most
+/// `deadline`.
 ///
 /// # Errors
 /// The peer sends no valid HELLO in time. Refuse it with [`HelloError::notice`].
@@ -110,29 +150,48 @@ pub async fn hello(socket: &mut MessageSocket, deadline: Duration) -> Result<Hel
         Ok(Ok(Some(message))) => message,
     };
     socket.limit_messages(frame::MAX_MESSAGE);
-    match Frame::decode(message.freeze())? {
+    read_hello(challenge, Frame::decode(message.freeze())?)
+}
+
+/// Reads the first frame of a role.
+fn read_hello(challenge: Challenge, frame: Frame) -> Result<Hello, HelloError> {
+    let (claims, text, proof) = match frame {
         Frame::Hello {
             proof,
             claims: text,
+        } => (read_claims(&text)?, text, HelloProof::Mac(proof)),
+        Frame::SignedHello {
+            signature,
+            claims: text,
         } => {
-            let claims = Claims::decode(&text)?;
-            if claims.version != frame::VERSION {
-                return Err(HelloError::Version {
-                    theirs: claims.version,
-                });
-            }
-            Ok(Hello {
-                claims,
-                challenge,
-                text,
-                proof,
-            })
+            let claims = read_claims(&text)?;
+            let id = claims.credential.ok_or(HelloError::NoCredential)?;
+            let proof = HelloProof::Signature(id, Box::new(signature));
+            (claims, text, proof)
         }
-        other => Err(HelloError::OutOfState(other.name())),
+        other => return Err(HelloError::OutOfState(other.name())),
+    };
+    Ok(Hello {
+        claims,
+        challenge,
+        text,
+        proof,
+    })
+}
+
+fn read_claims(text: &[u8]) -> Result<Claims, HelloError> {
+    let claims = Claims::decode(text)?;
+    if claims.version == frame::VERSION {
+        Ok(claims)
+    } else {
+        Err(HelloError::Version {
+            theirs: claims.version,
+        })
     }
 }
 
-/// Accepts a role at the master: sends WELCOME with a proof of the key that the role proved.
+/// Accepts a role at the master: sends WELCOME with a proof of the key that the role proved, or of
+/// the welcome key of its credential.
 ///
 /// # Errors
 /// The connection failed.

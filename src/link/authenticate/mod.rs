@@ -4,13 +4,14 @@
 //! ```text
 //!  master                      role
 //!    │ ───── challenge ──────► │
-//!    │ ◄─ HELLO, REGISTER, … ─ │      the master verifies: Hello::verify_proof
+//!    │ ◄─ HELLO, REGISTER, … ─ │      the master verifies: Hello::verify_proof, verify_signature
 //!    │ ─ WELCOME or ERROR ───► │      the role verifies: join
 //! ```
 //!
 //! Each end waits for the other for at most [`AUTHENTICATION_TIMEOUT`].
 
 mod join_error;
+mod link_secret;
 mod master;
 mod role;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 pub use self::{
     join_error::{JoinError, ProtocolFault},
+    link_secret::LinkSecret,
     master::{Hello, HelloError, hello, refuse, welcome},
     role::{RoleIdentity, join, join_with_quiet_period},
 };

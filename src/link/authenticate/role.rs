@@ -5,10 +5,11 @@ use bytes::Bytes;
 use super::{
     AUTHENTICATION_TIMEOUT,
     join_error::{JoinError, ProtocolFault},
+    link_secret::LinkSecret,
 };
 use crate::{net::websocket::MessageSocket, random};
 use report_proto::{
-    crypto::{Challenge, ChallengeError, LinkKey},
+    crypto::{Challenge, ChallengeError},
     frame::{self, Claims, Frame, Nonce, Role, Slot, Terms},
     id::Id,
 };
@@ -31,8 +32,8 @@ pub struct RoleIdentity {
 }
 
 impl RoleIdentity {
-    /// Returns the encoded claims of a HELLO.
-    fn claims(&self, quiet_seconds: u32, nonce: Nonce) -> Bytes {
+    /// Returns the encoded claims of a HELLO or SIGNED_HELLO.
+    fn claims(&self, quiet_seconds: u32, nonce: Nonce, credential: Option<Id>) -> Bytes {
         Claims {
             version: frame::VERSION,
             role: self.role,
@@ -42,28 +43,30 @@ impl RoleIdentity {
             moves: self.moves,
             quiet_seconds,
             nonce,
+            credential,
             agent: self.agent.clone(),
         }
         .encode()
     }
 }
 
-/// Joins a master: waits for its challenge, sends HELLO and `first` in one flight, waits for
-/// WELCOME and verifies the master's proof. Frames that follow WELCOME stay in the socket.
+/// Joins a master: waits for its challenge, sends HELLO or SIGNED_HELLO and `first` in one flight,
+/// waits for WELCOME and verifies the master's proof. Frames after WELCOME stay in the socket.
 ///
 /// # Errors
-/// The master refuses the role, cannot prove the key, is not a master, or does not answer in time.
+/// The master refuses the role, cannot prove the secret, is not a master, or does not answer in
+/// time.
 /// The socket is unusable afterwards.
 ///
 /// # Cancel safety
 /// Not safe: the authentication would be incomplete, and the socket unusable.
 pub async fn join(
     socket: &mut MessageSocket,
-    key: &LinkKey,
+    secret: &LinkSecret,
     identity: &RoleIdentity,
     first: &[Frame],
 ) -> Result<Terms, JoinError> {
-    join_with_quiet_period(socket, key, identity, first, 0).await
+    join_with_quiet_period(socket, secret, identity, first, 0).await
 }
 
 /// Joins a master like [`join`], and asks it to send nothing unprompted for `quiet_seconds`
@@ -76,7 +79,7 @@ pub async fn join(
 /// Not safe: the authentication would be incomplete, and the socket unusable.
 pub async fn join_with_quiet_period(
     socket: &mut MessageSocket,
-    key: &LinkKey,
+    secret: &LinkSecret,
     identity: &RoleIdentity,
     first: &[Frame],
     quiet_seconds: u32,
@@ -89,12 +92,9 @@ pub async fn join_with_quiet_period(
             }
         })?;
     let nonce = Nonce(random::bytes());
-    let claims = identity.claims(quiet_seconds, nonce);
-    let hello = Frame::Hello {
-        proof: key.prove_hello(&challenge, &claims),
-        claims,
-    };
-    send_flight(socket, hello, first).await?;
+    let claims = identity.claims(quiet_seconds, nonce, secret.credential());
+    send_flight(socket, secret.hello(&challenge, claims), first).await?;
+    let key = secret.welcome_key();
     match Frame::decode(receive_from_master(socket, "WELCOME").await?) {
         // The proof comes first: unverified terms are not parsed.
         Ok(Frame::Welcome { proof, terms })
@@ -102,8 +102,8 @@ pub async fn join_with_quiet_period(
         {
             Terms::decode(&terms).map_err(|error| JoinError::Protocol(ProtocolFault::Frame(error)))
         }
-        Ok(Frame::Welcome { .. }) => Err(JoinError::FalseMaster),
-        Ok(Frame::Error(notice)) => Err(JoinError::from_notice(notice, identity.role)),
+        Ok(Frame::Welcome { .. }) => Err(JoinError::of_false_master(secret)),
+        Ok(Frame::Error(notice)) => Err(JoinError::from_notice(notice, secret)),
         Ok(other) => Err(JoinError::Protocol(ProtocolFault::OutOfState(other.name()))),
         Err(error) => Err(JoinError::Protocol(ProtocolFault::Frame(error))),
     }

@@ -14,6 +14,7 @@ use crate::{
     master::{
         account::{LinkAccount, MasterBudget},
         admission::LinkPlace,
+        identity::Identity,
         limits::LinkNumber,
     },
     throttle::TokenBucket,
@@ -33,6 +34,8 @@ const FAILED_HANDSHAKE_REFILL: Duration = Duration::from_secs(1);
 pub(in crate::master) struct LinkRef {
     /// The master's number for the link.
     pub(in crate::master) number: LinkNumber,
+    /// The identity that the role has proven.
+    pub(in crate::master) identity: Identity,
     /// The sending side of the link.
     pub(in crate::master) outbox: Arc<Outbox>,
     /// Payload bytes received from the link.
@@ -43,7 +46,7 @@ pub(in crate::master) struct LinkRef {
     pub(super) account: Arc<LinkAccount>,
     /// Whether the master has welcomed the role.
     is_established: AtomicBool,
-    /// Whether the link has proven a key. The account may count an evicted link as proven, too.
+    /// Whether the link has proven a secret. The account may count an evicted link as proven, too.
     has_proven: AtomicBool,
     /// The link's place among the master's connections.
     place: OnceLock<LinkPlace>,
@@ -57,11 +60,13 @@ impl LinkRef {
         budget: &Arc<MasterBudget>,
         number: LinkNumber,
         party: IpAddr,
-        is_proven: bool,
+        identity: Identity,
     ) -> Arc<Self> {
+        let is_proven = identity.is_proven();
         let account = LinkAccount::new(budget, party, number, is_proven);
         Arc::new(LinkRef {
             number,
+            identity,
             outbox: Outbox::with_account(Arc::clone(&account) as Arc<dyn MemoryAccount>),
             received_bytes: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),
@@ -88,7 +93,8 @@ impl LinkRef {
         self.is_established.load(Relaxed)
     }
 
-    /// Whether the link has proven a key: the master key, or a port key through a tunnel.
+    /// Whether the link has proven a secret: the master key, a credential, or a port key through a
+    /// tunnel.
     pub(in crate::master) fn is_proven(&self) -> bool {
         self.has_proven.load(Relaxed)
     }

@@ -34,6 +34,7 @@ use super::{
     account::MasterBudget,
     attach_queue::Ticket,
     channel_queue::ChannelQueue,
+    identity::Identity,
     limits::{LinkNumber, MasterLimits},
     link_totals::EndedLinks,
     memory::Memory,
@@ -86,9 +87,9 @@ impl Router {
         &self,
         number: LinkNumber,
         party: IpAddr,
-        is_proven: bool,
+        identity: Identity,
     ) -> Arc<LinkRef> {
-        LinkRef::new(&self.budget, number, party, is_proven)
+        LinkRef::new(&self.budget, number, party, identity)
     }
 
     /// Locks the registry. Callers hold the lock for one lookup or change, and never lock a channel

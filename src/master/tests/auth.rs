@@ -16,7 +16,7 @@ use report_proto::{
 async fn wrong_key_is_refused_and_other_links_continue() {
     let master = start();
     let (mut client, mut server) = connected_pair(&master).await;
-    let wrong = LinkKey::derive(Some("another"));
+    let wrong = LinkSecret::from(LinkKey::derive(Some("another")));
     let refused = master
         .join_with_key(
             &wrong,
@@ -32,7 +32,7 @@ async fn wrong_key_is_refused_and_other_links_continue() {
         refused.err()
     );
     let refused_client_key = master
-        .join_with_key(&LinkKey::derive(None), Role::Server, 9, 1, &[])
+        .join_with_key(&LinkKey::derive(None).into(), Role::Server, 9, 1, &[])
         .await;
     assert!(
         matches!(refused_client_key, Err(JoinError::Unauthorized(_))),
@@ -46,7 +46,7 @@ async fn wrong_key_is_refused_and_other_links_continue() {
 async fn wrong_keys_throttle_new_servers_but_not_clients_or_known_servers() {
     let master = start();
     drop(master.server(1, &[PORT]).await);
-    let wrong = LinkKey::derive(Some("another"));
+    let wrong = LinkSecret::from(LinkKey::derive(Some("another")));
     for _ in 0..THROTTLE_BURST {
         let refused = master.join_with_key(&wrong, Role::Server, 9, 1, &[]).await;
         assert!(
@@ -74,13 +74,13 @@ async fn wrong_keys_throttle_new_servers_but_not_clients_or_known_servers() {
 #[tokio::test]
 async fn throttle_behind_a_trusted_proxy_applies_to_the_visitor() {
     let master = start_with(|parameters| parameters.trusted_proxies = trusting("127.0.0.0/8"));
-    let join_from = async |visitor: &str, key: &LinkKey| {
+    let join_from = async |visitor: &str, key: &LinkSecret| {
         let addresses = format!("10.0.0.1, {visitor}");
         let (_, mut socket) = master.requested_for(&addresses).await;
         let introduction = identity(Role::Server, 9, 1);
         authenticate::join(&mut socket, key, &introduction, &[]).await
     };
-    let wrong = LinkKey::derive(Some("another"));
+    let wrong = LinkSecret::from(LinkKey::derive(Some("another")));
     for _ in 0..THROTTLE_BURST {
         assert!(matches!(
             join_from("192.0.2.1", &wrong).await,
@@ -88,10 +88,10 @@ async fn throttle_behind_a_trusted_proxy_applies_to_the_visitor() {
         ));
     }
     assert!(matches!(
-        join_from("192.0.2.1", &link_key()).await,
+        join_from("192.0.2.1", &key_of(Role::Server)).await,
         Err(JoinError::Throttled(_))
     ));
-    assert!(join_from("192.0.2.2", &link_key()).await.is_ok());
+    assert!(join_from("192.0.2.2", &key_of(Role::Server)).await.is_ok());
 }
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn newer_link_of_an_instance_takes_over_its_ports_and_the_old_one_gets_an_
         .expect("joined");
     assert_eq!(
         new.next().await,
-        Frame::Registered(Ports { ports: vec![PORT] })
+        Frame::Registered(Registered::new(vec![PORT]))
     );
     old.expect_error(Code::Superseded).await;
     client.expect_close(1, Code::PeerLost).await;

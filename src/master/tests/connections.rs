@@ -326,7 +326,7 @@ async fn tls_link_works_beside_a_silent_peer() {
         .expect("TLS");
     let mut socket = super::upgrade(stream, "/").await;
     let introduction = identity(Role::Server, 1, 1);
-    let terms = authenticate::join(&mut socket, &link_key(), &introduction, &[])
+    let terms = authenticate::join(&mut socket, &key_of(Role::Server), &introduction, &[])
         .await
         .expect("joined");
     TestPeer { socket, terms }.expect_alive().await;

@@ -2,10 +2,7 @@
 
 use super::*;
 use crate::master::drain::CLOSE_TIMEOUT;
-use report_proto::{
-    crypto::LinkKey,
-    frame::{CHANNEL_RENEWAL_THRESHOLD, Code},
-};
+use report_proto::frame::{CHANNEL_RENEWAL_THRESHOLD, Code};
 
 /// Waits until the master has ended, and returns how long that took.
 async fn wait_ended(master: &mut RunningMaster) -> Duration {
@@ -112,8 +109,7 @@ async fn new_link_during_drain_receives_goaway() {
         agent: String::new(),
     };
     master.cancel.cancel();
-    let key = LinkKey::derive(None);
-    authenticate::join(&mut socket, &key, &introduction, &[])
+    authenticate::join(&mut socket, &LinkSecret::Anonymous, &introduction, &[])
         .await
         .expect("accepted before the drain");
     let message = with_timeout(socket.receive())

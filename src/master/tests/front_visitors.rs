@@ -180,7 +180,7 @@ async fn visitor_at_its_limit_gets_503_instead_of_the_upgrade() {
     let (_, mut socket) = master.requested_for("192.0.2.7").await;
     let server = identity(Role::Server, 1, 1);
     // A server is never evicted.
-    authenticate::join(&mut socket, &link_key(), &server, &[])
+    authenticate::join(&mut socket, &key_of(Role::Server), &server, &[])
         .await
         .expect("joined");
     let (refused, _) = master.requested_for("192.0.2.7").await;

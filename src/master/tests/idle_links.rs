@@ -10,7 +10,7 @@ use std::{
 
 use super::*;
 use crate::link::KeepAliveTiming;
-use report_proto::{crypto::LinkKey, frame::MAX_MESSAGE};
+use report_proto::frame::MAX_MESSAGE;
 
 /// The environment variable that marks the child process.
 const CHILD_ENV: &str = "REPORT_TEST_MASTER_AT_REST";
@@ -132,10 +132,10 @@ async fn join(address: SocketAddr, numbers: std::ops::Range<u32>) -> Vec<TestPee
     for number in numbers {
         let id = Id(u128::from(number).to_be_bytes());
         let (role, key, first) = match number % 2 {
-            0 => (Role::Client, LinkKey::derive(None), vec![]),
+            0 => (Role::Client, key_of(Role::Client), vec![]),
             _ => (
                 Role::Server,
-                link_key(),
+                key_of(Role::Server),
                 vec![Frame::Register(Ports { ports: vec![id] })],
             ),
         };
@@ -157,7 +157,7 @@ async fn join(address: SocketAddr, numbers: std::ops::Range<u32>) -> Vec<TestPee
         if role == Role::Server {
             assert_eq!(
                 peer.next().await,
-                Frame::Registered(Ports { ports: vec![id] })
+                Frame::Registered(Registered::new(vec![id]))
             );
         }
         peers.push(peer);

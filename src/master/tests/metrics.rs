@@ -80,7 +80,7 @@ async fn refusals_are_counted_by_their_reason() {
         master.metric(&format!("report_refusals_total{labels}"))
     };
     assert_eq!(refusals("link", "unauthorized"), None);
-    let wrong = LinkKey::derive(Some("another"));
+    let wrong = LinkKey::derive(Some("another")).into();
     let refused = master.join_with_key(&wrong, Role::Server, 9, 1, &[]).await;
     assert!(refused.is_err());
     assert_eq!(refusals("link", "unauthorized"), Some(1));

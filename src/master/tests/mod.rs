@@ -3,6 +3,7 @@
 
 mod auth;
 mod connections;
+mod credentials;
 mod drain;
 mod front;
 mod front_visitors;
@@ -26,13 +27,13 @@ use tokio::{
 use super::*;
 use crate::{
     config::{MasterConfig, Secret},
-    link::authenticate::{self, JoinError, RoleIdentity},
+    link::authenticate::{self, JoinError, LinkSecret, RoleIdentity},
     master::{registry::AuthenticatedLink, router::LinkRef},
     net::websocket::{MessageSocket, SocketEnd, SocketError},
 };
 use report_proto::{
     crypto::LinkKey,
-    frame::{AttachHeader, Code, Frame, Notice, Ports, Role, Slot, Terms},
+    frame::{AttachHeader, Code, Frame, Notice, Ports, Registered, Role, Slot, Terms},
     id::Id,
 };
 
@@ -50,11 +51,11 @@ fn link_key() -> LinkKey {
         .clone()
 }
 
-/// Returns the key of a role's links.
-fn key_of(role: Role) -> LinkKey {
+/// Returns the secret of a role's links.
+fn key_of(role: Role) -> LinkSecret {
     match role {
-        Role::Server => link_key(),
-        Role::Client => LinkKey::derive(None),
+        Role::Server => link_key().into(),
+        Role::Client => LinkSecret::Anonymous,
     }
 }
 
@@ -136,9 +137,7 @@ impl RunningMaster {
             .expect("joined");
         assert_eq!(
             peer.next().await,
-            Frame::Registered(Ports {
-                ports: ports.to_vec()
-            })
+            Frame::Registered(Registered::new(ports.to_vec()))
         );
         peer
     }
@@ -173,7 +172,7 @@ impl RunningMaster {
 
     async fn join_with_key(
         &self,
-        key: &LinkKey,
+        key: &LinkSecret,
         role: Role,
         instance: u8,
         epoch: u64,
@@ -202,7 +201,7 @@ impl RunningMaster {
 
     async fn introduce(
         &self,
-        key: &LinkKey,
+        key: &LinkSecret,
         introduction: &RoleIdentity,
         first: &[Frame],
     ) -> Result<TestPeer, JoinError> {

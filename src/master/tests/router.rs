@@ -66,7 +66,7 @@ async fn attach_waits_for_a_server_and_is_matched_on_register() {
         "{frames:?}"
     );
     assert!(
-        frames.contains(&Frame::Registered(Ports { ports: vec![PORT] })),
+        frames.contains(&Frame::Registered(Registered::new(vec![PORT]))),
         "{frames:?}"
     );
     server.data(1, b"here").await;

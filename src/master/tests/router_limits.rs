@@ -348,9 +348,13 @@ async fn frames_in_the_wrong_state_end_only_their_link() {
     let of_client = [
         Frame::Register(ports()),
         Frame::Unregister(ports()),
-        Frame::Registered(ports()),
+        Frame::Registered(Registered::new(vec![PORT])),
         Frame::Hello {
             proof: [0; 32],
+            claims: Bytes::from_static(b"{}"),
+        },
+        Frame::SignedHello {
+            signature: [0; 64],
             claims: Bytes::from_static(b"{}"),
         },
         Frame::Welcome {

@@ -265,7 +265,7 @@ fn uplink(masters: usize) -> Uplink<MemoryConnector> {
     Uplink {
         dialers: (0..masters).map(|_| FakeMaster::new().0).collect(),
         strategy: DialStrategy::Ordered,
-        key: LinkKey::derive(None),
+        secret: LinkSecret::MasterKey(LinkKey::derive(None)),
         role: Role::Server,
         instance: Id([3; 16]),
         slot: Slot::FIRST,

@@ -25,7 +25,7 @@ use super::*;
 use crate::{
     link::{
         ChannelEnd, Handler, KeepAliveTiming, Outbox, Transmit,
-        authenticate::{self, AUTHENTICATION_TIMEOUT},
+        authenticate::{self, AUTHENTICATION_TIMEOUT, LinkSecret},
     },
     net::{dial::DialError, memory, websocket::MessageSocket},
     tcp_table::TcpConnection,
@@ -381,7 +381,7 @@ impl Fixture {
         let mut uplink = Uplink {
             dialers: connectors,
             strategy: DialStrategy::Ordered,
-            key: LinkKey::derive(None),
+            secret: LinkSecret::Anonymous,
             role: Role::Client,
             instance: Id([3; 16]),
             slot: Slot::FIRST,

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use report_proto::{
     crypto::{LinkKey, PortKeys},
-    frame::{AttachHeader, Code, Frame, Ports, Role},
+    frame::{AttachHeader, Code, Frame, Ports, Registered, Role},
     id::Id,
 };
 use tokio_tungstenite::tungstenite::Message;
@@ -73,7 +73,7 @@ fn nonsense(port: Id) -> [(&'static str, Message); 12] {
         channel: 1,
         payload: Bytes::from_static(b"?"),
     };
-    let registered = Frame::Registered(Ports { ports: Vec::new() });
+    let registered = Frame::Registered(Registered::default());
     let without_claims = [[b'0'; 32].as_slice(), b"{}"].concat();
     [
         ("text", Message::text("hello?")),

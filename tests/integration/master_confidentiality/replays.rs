@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use report_proto::{
     crypto::LinkKey,
-    frame::{AttachHeader, Code, Frame, Role},
+    frame::{AttachHeader, Code, Frame, Registered, Role},
 };
 use serde_json::json;
 
@@ -52,7 +52,7 @@ impl FalseMaster {
         let Some(Frame::Register(ports)) = server.frame() else {
             panic!("the server registers")
         };
-        server.send(&Frame::Registered(ports));
+        server.send(&Frame::Registered(Registered::new(ports.ports)));
         let Some(Frame::Attach {
             channel,
             header,

@@ -5,7 +5,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     AttachHeader, DATA_HEADER_LENGTH, Frame, MAX_AVOIDED, MAX_CONTROL, MAX_MESSAGE, Notice,
-    PROOF_LENGTH,
+    PROOF_LENGTH, Registered, SIGNATURE_LENGTH,
 };
 
 /// The type byte of each frame (PROTOCOL 3.1).
@@ -23,6 +23,7 @@ mod kind {
     pub(super) const PONG: u8 = 0x0b;
     pub(super) const GOAWAY: u8 = 0x0c;
     pub(super) const ERROR: u8 = 0x0d;
+    pub(super) const SIGNED_HELLO: u8 = 0x0e;
     pub(super) const DATA: u8 = 0x10;
     /// The first extension type. A receiver ignores unknown types from here up.
     pub(super) const EXTENSION: u8 = 0x80;
@@ -133,10 +134,13 @@ impl Frame {
     pub fn encode(&self, out: &mut BytesMut) {
         match self {
             Frame::Hello { proof, claims } => proof_frame(kind::HELLO, proof, claims, out),
+            Frame::SignedHello { signature, claims } => {
+                proof_frame(kind::SIGNED_HELLO, signature, claims, out);
+            }
             Frame::Welcome { proof, terms } => proof_frame(kind::WELCOME, proof, terms, out),
             Frame::Register(ports) => json_frame(kind::REGISTER, ports, out),
             Frame::Unregister(ports) => json_frame(kind::UNREGISTER, ports, out),
-            Frame::Registered(ports) => json_frame(kind::REGISTERED, ports, out),
+            Frame::Registered(answer) => json_frame(kind::REGISTERED, &answer.sanitized(), out),
             Frame::Attach {
                 channel,
                 header,
@@ -173,6 +177,7 @@ impl Frame {
     pub fn name(&self) -> &'static str {
         name(match self {
             Frame::Hello { .. } => kind::HELLO,
+            Frame::SignedHello { .. } => kind::SIGNED_HELLO,
             Frame::Welcome { .. } => kind::WELCOME,
             Frame::Register(_) => kind::REGISTER,
             Frame::Unregister(_) => kind::UNREGISTER,
@@ -204,16 +209,22 @@ impl FrameReader {
     fn read(mut self, kind: u8) -> Result<Frame, FrameError> {
         match kind {
             kind::HELLO => Ok(Frame::Hello {
-                proof: self.proof()?,
+                proof: self.array::<PROOF_LENGTH>()?,
+                claims: self.rest,
+            }),
+            kind::SIGNED_HELLO => Ok(Frame::SignedHello {
+                signature: self.array::<SIGNATURE_LENGTH>()?,
                 claims: self.rest,
             }),
             kind::WELCOME => Ok(Frame::Welcome {
-                proof: self.proof()?,
+                proof: self.array::<PROOF_LENGTH>()?,
                 terms: self.rest,
             }),
             kind::REGISTER => self.json().map(Frame::Register),
             kind::UNREGISTER => self.json().map(Frame::Unregister),
-            kind::REGISTERED => self.json().map(Frame::Registered),
+            kind::REGISTERED => self
+                .json::<Registered>()
+                .map(|answer| Frame::Registered(answer.sanitized())),
             kind::ATTACH => self.attach(),
             kind::CLOSE => Ok(Frame::Close {
                 channel: self.channel()?,
@@ -265,12 +276,12 @@ impl FrameReader {
         })
     }
 
-    fn proof(&mut self) -> Result<[u8; PROOF_LENGTH], FrameError> {
-        let mut proof = [0; PROOF_LENGTH];
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], FrameError> {
+        let mut bytes = [0; N];
         self.rest
-            .try_copy_to_slice(&mut proof)
+            .try_copy_to_slice(&mut bytes)
             .map_err(|_| self.wrong_length())?;
-        Ok(proof)
+        Ok(bytes)
     }
 
     fn channel(&mut self) -> Result<u32, FrameError> {
@@ -313,6 +324,7 @@ impl FrameReader {
 fn name(kind: u8) -> &'static str {
     match kind {
         kind::HELLO => "HELLO",
+        kind::SIGNED_HELLO => "SIGNED_HELLO",
         kind::WELCOME => "WELCOME",
         kind::REGISTER => "REGISTER",
         kind::UNREGISTER => "UNREGISTER",
@@ -331,7 +343,7 @@ fn name(kind: u8) -> &'static str {
     }
 }
 
-fn proof_frame(kind: u8, proof: &[u8; PROOF_LENGTH], text: &[u8], out: &mut BytesMut) {
+fn proof_frame(kind: u8, proof: &[u8], text: &[u8], out: &mut BytesMut) {
     out.put_u8(kind);
     out.put_slice(proof);
     out.put_slice(text);

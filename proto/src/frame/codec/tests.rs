@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::{
-    frame::{Claims, Code, MAX_PORTS_PER_FRAME, MAX_REASON, Ports, Role, Terms},
+    frame::{Claims, Code, MAX_PORTS_PER_FRAME, MAX_REASON, Ports, RefusedPort, Role, Terms},
     id::Id,
 };
 
@@ -40,6 +40,7 @@ fn expected_frame(vector: &Value) -> Frame {
     let channel = || u32::try_from(vector["channel"].as_u64().unwrap()).unwrap();
     let token = || vector["token"].as_u64().unwrap();
     let proof = || hex(vector, "proof").as_ref().try_into().unwrap();
+    let claims = || Bytes::from(text(vector, "claims").to_owned());
     let notice = || Notice {
         retry_after_seconds: vector["retry_after_seconds"].as_u64(),
         ..Notice::new(
@@ -47,11 +48,15 @@ fn expected_frame(vector: &Value) -> Frame {
             text(vector, "reason"),
         )
     };
-    let ports = || serde_json::from_value(vector.clone()).unwrap();
+    let ports = || serde_json::from_value::<Ports>(vector.clone()).unwrap();
     match text(vector, "frame") {
         "HELLO" => Frame::Hello {
             proof: proof(),
-            claims: text(vector, "claims").to_owned().into(),
+            claims: claims(),
+        },
+        "SIGNED_HELLO" => Frame::SignedHello {
+            signature: hex(vector, "signature").as_ref().try_into().unwrap(),
+            claims: claims(),
         },
         "WELCOME" => Frame::Welcome {
             proof: proof(),
@@ -59,15 +64,12 @@ fn expected_frame(vector: &Value) -> Frame {
         },
         "REGISTER" => Frame::Register(ports()),
         "UNREGISTER" => Frame::Unregister(ports()),
-        "REGISTERED" => Frame::Registered(ports()),
-        "ATTACH" => {
-            let header = serde_json::from_value(vector.clone()).unwrap();
-            Frame::Attach {
-                channel: channel(),
-                header,
-                message: hex(vector, "message"),
-            }
-        }
+        "REGISTERED" => Frame::Registered(serde_json::from_value(vector.clone()).unwrap()),
+        "ATTACH" => Frame::Attach {
+            channel: channel(),
+            header: serde_json::from_value(vector.clone()).unwrap(),
+            message: hex(vector, "message"),
+        },
         "CLOSE" => Frame::Close {
             channel: channel(),
             notice: notice(),
@@ -152,7 +154,7 @@ fn decode_classifies_malformed_frames() {
 fn claims_and_terms_match_vectors() {
     for vector in &vectors().frames {
         match expected_frame(vector) {
-            Frame::Hello { claims, .. } => {
+            Frame::Hello { claims, .. } | Frame::SignedHello { claims, .. } => {
                 let read = Claims::decode(&claims).unwrap();
                 assert_eq!(
                     (read.role, read.epoch, read.version),
@@ -169,6 +171,8 @@ fn claims_and_terms_match_vectors() {
                     0
                 };
                 assert_eq!(read.slot.number(), slot, "absent is 0");
+                let is_signed = text(vector, "frame") == "SIGNED_HELLO";
+                assert_eq!(read.credential.is_some(), is_signed, "absent is none");
                 assert_eq!(read.encode(), claims);
             }
             Frame::Welcome { terms, .. } => {
@@ -264,9 +268,17 @@ fn notices() -> impl Strategy<Value = Notice> {
         Code::Protocol,
         Code::PeerLost,
         Code::FlowControl,
+        Code::Denied,
         Code::Cancelled,
     ]);
     (codes, "[^\\pC]{0,100}").prop_map(|(code, reason)| Notice::new(code, reason))
+}
+
+fn refused() -> impl Strategy<Value = RefusedPort> {
+    (any::<[u8; 16]>(), notices()).prop_map(|(port, notice)| RefusedPort {
+        port: Id(port),
+        notice,
+    })
 }
 
 fn frames() -> impl Strategy<Value = Frame> {
@@ -281,11 +293,19 @@ fn frames() -> impl Strategy<Value = Frame> {
     prop_oneof![
         (any::<[u8; 32]>(), bytes(0..300))
             .prop_map(|(proof, claims)| Frame::Hello { proof, claims }),
+        (any::<[[u8; 32]; 2]>(), bytes(0..300)).prop_map(|([one, other], claims)| {
+            let mut signature = [0; SIGNATURE_LENGTH];
+            signature[..32].copy_from_slice(&one);
+            signature[32..].copy_from_slice(&other);
+            Frame::SignedHello { signature, claims }
+        }),
         (any::<[u8; 32]>(), bytes(0..300))
             .prop_map(|(proof, terms)| Frame::Welcome { proof, terms }),
         ids().prop_map(Frame::Register),
         ids().prop_map(Frame::Unregister),
-        ids().prop_map(Frame::Registered),
+        (ids(), prop::collection::vec(refused(), 0..5)).prop_map(|(Ports { ports }, refused)| {
+            Frame::Registered(Registered { ports, refused })
+        }),
         (any::<u32>(), header, bytes(0..300)).prop_map(|(channel, header, message)| {
             Frame::Attach {
                 channel,

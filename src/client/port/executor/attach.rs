@@ -128,7 +128,7 @@ impl PortExecutor {
     /// Logs and publishes why an attach request failed.
     pub(super) fn attach_failed(&self, open: &OpenRequest, error: AttachError) -> AttachResult {
         let span = &self.span;
-        let is_retryable = error.is_retryable();
+        let (is_retryable, is_denied) = (error.is_retryable(), error.is_denied());
         let refusals = &self.parameters.process_shared.refusals;
         refusals.count("attach", error.diagnosis_code().name());
         match (open.purpose, &error) {
@@ -148,7 +148,11 @@ impl PortExecutor {
                 self.refusals.send_replace(Some(error));
             }
         }
-        AttachResult::Failed { is_retryable }
+        if is_denied {
+            AttachResult::Denied
+        } else {
+            AttachResult::Failed { is_retryable }
+        }
     }
 }
 

@@ -57,7 +57,8 @@ impl PendingNew {
                 self.backoff.reset();
                 MIN_RETRY_WAIT.mul_f64(jitter)
             }
-            AttachResult::Failed {
+            AttachResult::Denied
+            | AttachResult::Failed {
                 is_retryable: false,
             } => MAX_RETRY_WAIT,
             _ => self.backoff.next_wait_with(jitter),
@@ -290,12 +291,19 @@ impl PortMachine {
             }
             // The link cannot carry it, and the next link attaches all tunnels.
             AttachResult::NotSent => {}
+            AttachResult::Denied => self.retry_resume(tunnel, link, MAX_RETRY_WAIT, now.awake),
             AttachResult::Expired | AttachResult::Failed { .. } | AttachResult::Unanswered => {
-                // The next link attaches all tunnels, so only retry while this one exists.
-                if self.links.iter().any(|entry| entry.id == link) {
-                    self.reattach_after(tunnel, MIN_RETRY_WAIT.mul_f64(jitter), now.awake);
-                }
+                let wait = MIN_RETRY_WAIT.mul_f64(jitter);
+                self.retry_resume(tunnel, link, wait, now.awake);
             }
+        }
+    }
+
+    /// Schedules another attempt after one that failed on this link. The next link attaches all
+    /// tunnels, so it only retries while this one exists.
+    fn retry_resume(&mut self, tunnel: Id, link: LinkId, wait: Duration, now: Instant) {
+        if self.links.iter().any(|entry| entry.id == link) {
+            self.reattach_after(tunnel, wait, now);
         }
     }
 }

@@ -125,7 +125,7 @@ struct AnsweringHandler(Arc<Outbox>, Arc<AtomicUsize>);
 impl Handler for AnsweringHandler {
     fn on_frame(&mut self, _: Frame) -> Result<(), Notice> {
         self.1.fetch_add(1, Ordering::Relaxed);
-        self.0.control(&Frame::Registered(Ports { ports: vec![] }));
+        self.0.control(&Frame::Registered(Registered::default()));
         Ok(())
     }
 }

@@ -27,7 +27,7 @@ async fn payloads_are_received_and_sent_by_channel_end() {
 #[tokio::test(start_paused = true)]
 async fn handler_receives_frames_that_link_does_not_handle() {
     let (mut fixture, mut peer) = Fixture::with_peer();
-    let registered = Frame::Registered(Ports { ports: vec![] });
+    let registered = Frame::Registered(Registered::default());
     send(&mut peer, Frame::Extension(0x99)).await;
     send(&mut peer, Frame::Pong(4)).await;
     send(&mut peer, registered.clone()).await;

@@ -36,7 +36,7 @@ use crate::{
         websocket::{MessageBody, SocketEnd},
     },
 };
-use report_proto::frame::{MAX_DATA, MAX_MESSAGE, Ports};
+use report_proto::frame::{MAX_DATA, MAX_MESSAGE, Ports, Registered};
 
 const BULK: usize = 64 * 1024;
 

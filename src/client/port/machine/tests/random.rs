@@ -131,7 +131,7 @@ impl<'a> World<'a> {
                 since: self.port.now,
                 code: *self
                     .random
-                    .choice(&[Code::PeerLost, Code::Seal])
+                    .choice(&[Code::PeerLost, Code::Seal, Code::Denied])
                     .expect("not empty"),
             },
             _ => TunnelPhase::Attached {
@@ -155,7 +155,7 @@ impl<'a> World<'a> {
     fn reply(&mut self) -> Vec<PortAction> {
         let at = self.random.usize(..self.in_flight.len());
         let (request, purpose, link) = self.in_flight.swap_remove(at);
-        let result = match self.random.u8(..6) {
+        let result = match self.random.u8(..7) {
             0 if !matches!(
                 purpose,
                 AttachPurpose::New | AttachPurpose::Alternative { .. }
@@ -170,6 +170,7 @@ impl<'a> World<'a> {
             }
             3 => AttachResult::Expired,
             4 => AttachResult::Unanswered,
+            5 => AttachResult::Denied,
             _ => AttachResult::Failed {
                 is_retryable: self.random.bool(),
             },

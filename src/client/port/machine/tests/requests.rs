@@ -43,6 +43,45 @@ fn lasting_failure_is_retried_rarely() {
 }
 
 #[test]
+fn denied_request_is_retried_rarely() {
+    let mut port = Port::new();
+    let request = request_of(&port.link(1));
+    assert_eq!(port.done_with(request, AttachResult::Denied, 0.0), []);
+    assert_eq!(port.wait(MAX_RETRY_WAIT - SECOND / 1000), []);
+    assert_eq!(attaches(&port.wait(SECOND / 1000)).len(), 1);
+}
+
+#[test]
+fn denied_resumption_is_retried_rarely_while_its_link_exists() {
+    let (mut port, current) = Port::attached();
+    let requested = port.lost(current, Code::PeerLost);
+    assert_eq!(port.done(request_of(&requested), AttachResult::Denied), []);
+    // The port also requests a new tunnel, which is denied too.
+    let replacement = port.wait(RESUME_PATIENCE);
+    assert_eq!(attaches(&replacement), [(AttachPurpose::New, link(1))]);
+    let replacement = request_of(&replacement);
+    assert_eq!(port.done_with(replacement, AttachResult::Denied, 0.0), []);
+    assert_eq!(
+        port.wait(MAX_RETRY_WAIT - RESUME_PATIENCE - SECOND / 1000),
+        []
+    );
+    let again = port.wait(SECOND / 1000);
+    assert_eq!(attaches(&again), [(resume(current), link(1))]);
+    // The next link attaches the tunnel at once.
+    let first_flight = port.link(2);
+    assert_eq!(attaches(&first_flight), [(resume(current), link(2))]);
+}
+
+#[test]
+fn tunnel_that_the_master_denies_is_attached_again_after_a_rest() {
+    let (mut port, current) = Port::attached();
+    assert_eq!(port.lost(current, Code::Denied), [NOT_READY]);
+    assert_eq!(port.wait(MAX_RETRY_WAIT - SECOND / 1000), []);
+    let again = port.wait(SECOND / 1000);
+    assert_eq!(attaches(&again), [(resume(current), link(1))]);
+}
+
+#[test]
 fn link_that_ends_during_a_retry_wait_does_not_block_the_next_one() {
     let (mut port, current) = Port::attached();
     port.lost(current, Code::PeerLost);

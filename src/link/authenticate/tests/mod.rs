@@ -1,6 +1,8 @@
 //! Tests of both ends of the authentication against each other, and of each end against a faulty
 //! peer.
 
+mod credentials;
+
 use bytes::Bytes;
 
 use super::*;
@@ -73,10 +75,13 @@ async fn join_scripted(messages: &[&[u8]], role: Role) -> JoinError {
         master.feed(Bytes::copy_from_slice(message)).await.unwrap();
     }
     master.flush().await.unwrap();
-    let key = LinkKey::derive(None);
+    let secret = match role {
+        Role::Server => LinkSecret::MasterKey(LinkKey::derive(None)),
+        Role::Client => LinkSecret::Anonymous,
+    };
     let role = identity(role);
     let joined = async {
-        join(&mut socket, &key, &role, &[])
+        join(&mut socket, &secret, &role, &[])
             .await
             .expect_err("the peer is not a master")
     };
@@ -88,12 +93,13 @@ async fn join_scripted(messages: &[&[u8]], role: Role) -> JoinError {
 async fn server_joins_master_with_same_key_in_one_flight() {
     let (mut socket, peer) = memory::pair();
     let (key, _) = keys();
+    let secret = LinkSecret::from(key.clone());
     let register = Frame::Register(Ports {
         ports: vec![Id([1; 16])],
     });
     let role = identity(Role::Server);
     let (terms, taken) = tokio::join!(
-        join(&mut socket, &key, &role, std::slice::from_ref(&register)),
+        join(&mut socket, &secret, &role, std::slice::from_ref(&register)),
         master(peer, &key)
     );
     let (hello, mut peer) = taken.unwrap();
@@ -124,7 +130,8 @@ async fn frames_after_welcome_stay_readable() {
         peer.flush().await.unwrap();
         peer
     };
-    let (terms, _peer) = tokio::join!(join(&mut socket, &key, &role, &[]), behind);
+    let secret = LinkSecret::Anonymous;
+    let (terms, _peer) = tokio::join!(join(&mut socket, &secret, &role, &[]), behind);
     terms.unwrap();
     for token in 0..3 {
         assert_eq!(
@@ -139,7 +146,8 @@ async fn server_with_wrong_master_key_gets_unauthorized() {
     let (mut socket, peer) = memory::pair();
     let (key, other) = keys();
     let role = identity(Role::Server);
-    let (joined, _) = tokio::join!(join(&mut socket, &other, &role, &[]), master(peer, &key));
+    let secret = LinkSecret::from(other);
+    let (joined, _) = tokio::join!(join(&mut socket, &secret, &role, &[]), master(peer, &key));
     let error = joined.unwrap_err();
     assert!(matches!(&error, JoinError::Unauthorized(_)), "{error}");
     assert!(error.to_string().contains("`master_key`") && !error.is_retryable());
@@ -154,7 +162,8 @@ async fn master_without_key_is_refused() {
         let hello = hello(&mut peer, AUTHENTICATION_TIMEOUT).await.unwrap();
         welcome(&mut peer, &other, &hello, &TERMS).await.unwrap();
     };
-    let (joined, ()) = tokio::join!(join(&mut socket, &key, &role, &[]), false_master);
+    let secret = LinkSecret::from(key);
+    let (joined, ()) = tokio::join!(join(&mut socket, &secret, &role, &[]), false_master);
     assert!(matches!(joined.unwrap_err(), JoinError::FalseMaster));
 }
 
@@ -162,7 +171,7 @@ async fn master_without_key_is_refused() {
 async fn recorded_hello_fails_on_another_link() {
     let (mut socket, mut peer) = memory::pair();
     let (key, _) = keys();
-    let role = identity(Role::Server);
+    let (secret, role) = (LinkSecret::from(key.clone()), identity(Role::Server));
     let recorded = async {
         peer.feed(Bytes::copy_from_slice(Challenge::new([1; 24]).as_bytes()))
             .await
@@ -172,7 +181,7 @@ async fn recorded_hello_fails_on_another_link() {
     };
     let recorded = tokio::select! {
         message = recorded => message,
-        joined = join(&mut socket, &key, &role, &[]) => panic!("{joined:?}"),
+        joined = join(&mut socket, &secret, &role, &[]) => panic!("{joined:?}"),
     };
     let (mut thief, mut peer) = memory::pair();
     let replay = async {
@@ -271,9 +280,9 @@ async fn silent_master_times_out_after_ten_seconds() {
 #[tokio::test(start_paused = true)]
 async fn master_that_closes_differs_from_silent_one() {
     let (mut socket, peer) = memory::pair();
-    let (key, role) = (LinkKey::derive(None), identity(Role::Client));
+    let (secret, role) = (LinkSecret::Anonymous, identity(Role::Client));
     let (joined, ()) = tokio::join!(
-        join(&mut socket, &key, &role, &[]),
+        join(&mut socket, &secret, &role, &[]),
         peer.close(Duration::from_secs(1))
     );
     assert!(matches!(
@@ -368,7 +377,7 @@ async fn peer_that_leaves_before_hello_gets_no_notice() {
 
 /// Returns the challenge of version 1 in the protocol vectors.
 fn challenge_of_version_1() -> Vec<u8> {
-    let vectors = include_str!("../../../tests/vectors/link.json");
+    let vectors = include_str!("../../../../tests/vectors/link.json");
     let vectors: serde_json::Value = serde_json::from_str(vectors).unwrap();
     let challenges = vectors["challenges"].as_array().unwrap();
     let of_version_1 = challenges.iter().find(|vector| vector["version"] == 1);
@@ -384,10 +393,13 @@ async fn role_answers_a_challenge_of_version_1_with_claims_of_version_1() {
     let (mut socket, mut master) = memory::pair();
     master.feed(challenge_of_version_1().into()).await.unwrap();
     master.flush().await.unwrap();
-    let (key, role) = (LinkKey::derive(None), identity(Role::Server));
+    let (secret, role) = (
+        LinkSecret::MasterKey(LinkKey::derive(None)),
+        identity(Role::Server),
+    );
     let answer = tokio::select! {
         answer = master.receive() => answer.unwrap().unwrap(),
-        result = join(&mut socket, &key, &role, &[]) => panic!("the master is silent: {result:?}"),
+        result = join(&mut socket, &secret, &role, &[]) => panic!("the master is silent: {result:?}"),
     };
     let answer = Frame::decode(answer.freeze());
     let Ok(Frame::Hello { claims, .. }) = answer else {
