@@ -122,9 +122,12 @@ async fn establish(
     };
     Span::current().record("role", tracing::field::display(hello.claims.role));
     let role = hello.claims.role;
-    let link = shared
-        .router
-        .new_link(number, party(visitor), role == Role::Server);
+    let link = shared.router.new_link(
+        number,
+        party(visitor),
+        hello.claims.instance,
+        role == Role::Server,
+    );
     let place = permit.become_link(role, &link.outbox);
     if let Err(error) = place.map(|place| link.set_place(place)) {
         shared.router.refusals.count("link", error.reason());

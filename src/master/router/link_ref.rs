@@ -18,7 +18,10 @@ use crate::{
         token_bucket::TokenBucket,
     },
 };
-use report_proto::frame::{Code, Notice};
+use report_proto::{
+    frame::{Code, Notice},
+    id::Id,
+};
 
 /// Failed handshakes at servers that a client's link may accumulate before it ends. The allowance
 /// refills by one every [`FAILED_HANDSHAKE_REFILL`]. A client with a wrong port key tries every 15
@@ -33,6 +36,8 @@ const FAILED_HANDSHAKE_REFILL: Duration = Duration::from_secs(1);
 pub(in crate::master) struct LinkRef {
     /// The master's number for the link.
     pub(in crate::master) number: LinkNumber,
+    /// The process of the role.
+    pub(in crate::master) instance: Id,
     /// The sending side of the link.
     pub(in crate::master) outbox: Arc<Outbox>,
     /// Payload bytes received from the link.
@@ -55,11 +60,13 @@ impl LinkRef {
         budget: &Arc<MasterBudget>,
         number: LinkNumber,
         party: IpAddr,
+        instance: Id,
         is_proven: bool,
     ) -> Arc<Self> {
         let account = LinkAccount::new(budget, party, number, is_proven);
         Arc::new(LinkRef {
             number,
+            instance,
             outbox: Outbox::with_account(Arc::clone(&account) as Arc<dyn MemoryAccount>),
             received_bytes: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),

@@ -10,6 +10,7 @@ mod handover;
 mod handshakes;
 mod idle_links;
 mod metrics;
+mod rates;
 mod router;
 mod router_limits;
 mod slots;

@@ -106,11 +106,11 @@ async fn unanswered_attaches_time_out() {
     let router = crate::master::router::Router::new(&MasterLimits::default());
     let party = IpAddr::from([10, 0, 0, 1]);
     let (client, server) = (
-        router.new_link(1, party, false),
-        router.new_link(2, party, true),
+        router.new_link(1, party, Id([1; 16]), false),
+        router.new_link(2, party, Id([2; 16]), true),
     );
     for (link_ref, role) in [(&client, Role::Client), (&server, Role::Server)] {
-        let (link, instance) = (link_ref.number, Id([link_ref.number as u8; 16]));
+        let (link, instance) = (link_ref.number, link_ref.instance);
         let new_link = AuthenticatedLink {
             link,
             party,
