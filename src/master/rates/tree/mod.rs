@@ -139,7 +139,7 @@ impl RateTree {
     fn limits_of(&self, subjects: &PairSubjects) -> impl Iterator<Item = &SubjectLimits> {
         subjects
             .limited_by()
-            .filter_map(|subject| self.subjects.get(&subject))
+            .filter_map(move |subject| self.subjects.get(&subject))
             .map(SubjectRates::limits)
     }
 
