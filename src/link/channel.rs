@@ -88,6 +88,9 @@ pub enum Transmit {
     Last(MessageBody),
     /// No payload: the channel end is not scheduled until it is marked ready.
     Nothing,
+    /// No payload yet, although one waits: a rate limit holds it back. The channel end is not
+    /// scheduled until it is marked ready, and a channel that drains is not closed before.
+    Held,
 }
 
 /// An error of [`Outbox::open`](super::Outbox::open).

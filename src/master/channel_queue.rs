@@ -1,5 +1,6 @@
 //! The queue for one direction of one channel. Knows messages as bytes, the marks of PROTOCOL 5.7
-//! and the memory budget, but not the destination.
+//! and the memory budget, but not the destination. A channel with a rate limit has a lower high
+//! mark, because everything in its queue waits.
 //!
 //! ```text
 //!            above the high mark (PAUSE)
@@ -35,13 +36,26 @@ const COPY_BELOW: usize = 16 * 1024;
 const RETAINED_CAPACITY: usize = 4;
 
 /// Queued messages, in order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ChannelQueue {
     messages: VecDeque<Bytes>,
     /// The bytes of the messages and [`MESSAGE_OVERHEAD`] for each, reserved in the budget.
     held_bytes: usize,
     /// Whether the sender is paused.
     paused: bool,
+    /// The high mark of this queue, at most [`CHANNEL_HIGH_WATER`].
+    cap: usize,
+}
+
+impl Default for ChannelQueue {
+    fn default() -> Self {
+        ChannelQueue {
+            messages: VecDeque::new(),
+            held_bytes: 0,
+            paused: false,
+            cap: CHANNEL_HIGH_WATER,
+        }
+    }
 }
 
 /// The actions that follow from a queued message.
@@ -76,6 +90,22 @@ pub(super) struct Popped {
 }
 
 impl ChannelQueue {
+    /// Sets the high mark. The sender is paused above it with its next message.
+    pub(super) fn set_cap(&mut self, bytes: usize) {
+        self.cap = bytes.min(CHANNEL_HIGH_WATER);
+    }
+
+    /// Returns the length of the next message.
+    pub(super) fn next_length(&self) -> Option<usize> {
+        self.messages.front().map(Bytes::len)
+    }
+
+    /// Returns the lengths of all messages together.
+    pub(super) fn queued_bytes(&self) -> usize {
+        let overhead = self.messages.len().saturating_mul(MESSAGE_OVERHEAD);
+        self.held_bytes.saturating_sub(overhead)
+    }
+
     /// Queues a message.
     pub(super) fn push(&mut self, message: Bytes, memory: &Memory) -> Result<Pushed, Overflow> {
         let cost = message.len() + MESSAGE_OVERHEAD;
@@ -98,7 +128,7 @@ impl ChannelQueue {
         } else {
             message
         });
-        let pause = !self.paused && self.held_bytes > Self::high_water(memory);
+        let pause = !self.paused && self.held_bytes > self.high_water(memory);
         self.paused |= pause;
         Ok(Pushed { first, pause })
     }
@@ -115,7 +145,7 @@ impl ChannelQueue {
             self.messages.shrink_to(RETAINED_CAPACITY);
         }
         let resume = self.paused
-            && (last || self.held_bytes < CHANNEL_LOW_WATER.min(Self::high_water(memory) / 4));
+            && (last || self.held_bytes < CHANNEL_LOW_WATER.min(self.high_water(memory) / 4));
         self.paused &= !resume;
         Some(Popped {
             message,
@@ -130,11 +160,14 @@ impl ChannelQueue {
             memory.remove_holder();
             memory.refund(self.held_bytes);
         }
-        *self = ChannelQueue::default();
+        *self = ChannelQueue {
+            cap: self.cap,
+            ..ChannelQueue::default()
+        };
     }
 
-    fn high_water(memory: &Memory) -> usize {
-        CHANNEL_HIGH_WATER.min(memory.pause_above())
+    fn high_water(&self, memory: &Memory) -> usize {
+        self.cap.min(memory.pause_above())
     }
 }
 
@@ -181,6 +214,36 @@ mod tests {
             queue.held_bytes
         );
         assert!(!queue.pop(&memory).expect("some is left").resume, "once");
+    }
+
+    #[test]
+    fn lower_cap_pauses_earlier_and_is_left_again() {
+        let memory = Memory::new(256 * MIB);
+        let mut queue = ChannelQueue::default();
+        queue.set_cap(32 * KIB);
+        let pushed = |queue: &mut ChannelQueue| queue.push(message(16 * KIB), &memory);
+        assert!(!pushed(&mut queue).expect("room").pause);
+        assert!(pushed(&mut queue).expect("room").pause, "above the cap");
+        let popped = queue.pop(&memory).expect("two are held");
+        assert!(!popped.resume, "a quarter of the cap is the low mark");
+        assert!(queue.pop(&memory).expect("one is held").resume);
+        queue.set_cap(usize::MAX);
+        fill(&mut queue, &memory);
+        assert!(queue.held_bytes > CHANNEL_HIGH_WATER);
+    }
+
+    #[test]
+    fn queued_bytes_are_the_lengths_of_the_messages() {
+        let memory = Memory::new(256 * MIB);
+        let mut queue = ChannelQueue::default();
+        assert_eq!((queue.next_length(), queue.queued_bytes()), (None, 0));
+        for length in [100, 20_000] {
+            queue.push(message(length), &memory).expect("room");
+        }
+        assert_eq!(
+            (queue.next_length(), queue.queued_bytes()),
+            (Some(100), 20_100)
+        );
     }
 
     #[test]

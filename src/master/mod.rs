@@ -27,6 +27,7 @@ mod log_limit;
 mod memory;
 mod metrics;
 mod parameters;
+mod rates;
 mod registry;
 mod router;
 mod serve_link;
@@ -183,6 +184,8 @@ impl Master {
         let mut maintenance = JoinSet::new();
         let router = Arc::clone(&shared.router);
         maintenance.spawn(async move { router.run_maintenance().await });
+        let rates = Arc::clone(&shared.router.rates);
+        maintenance.spawn(async move { rates.run().await });
         cancel.cancelled().await;
         shared.draining.cancel();
         // Close the listeners before GOAWAY: another master may bind the addresses now, and roles

@@ -110,6 +110,7 @@ impl Outbox {
             channel_end,
             ready: false,
             paused: false,
+            held: false,
             closing: None,
         };
         state.channels.insert(channel, entry);
@@ -155,7 +156,8 @@ impl Outbox {
     /// Closes a channel once its end has nothing more to send. From now on the link only calls
     /// [`ChannelEnd::transmit`] on it, until it returns `Transmit::Last` or `Transmit::Nothing`
     /// and was not marked ready in the meantime. CLOSE then follows its data, and the end
-    /// is dropped. Does nothing if the channel is not open.
+    /// is dropped. `Transmit::Held` postpones this until a rate limit admits the rest. Does nothing
+    /// if the channel is not open.
     pub fn close_after_drain(&self, channel: u32, notice: &Notice) {
         let mut state = self.state();
         let Some(entry) = state.channels.get_mut(&channel) else {

@@ -74,6 +74,8 @@ pub(super) struct ChannelEntry {
     pub(super) ready: bool,
     /// Whether the peer paused the channel.
     pub(super) paused: bool,
+    /// Whether the end has something to send that a rate limit holds back. It will be marked ready.
+    pub(super) held: bool,
     /// The notice with which to close the channel once its end has nothing more to send.
     pub(super) closing: Option<Notice>,
 }
@@ -85,6 +87,17 @@ pub(in crate::link) enum Outgoing {
     Control(Bytes),
     /// The payload of a DATA frame, with its channel number.
     Data(u32, MessageBody),
+}
+
+/// What follows the payload of a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NextPayload {
+    /// Another payload, at once.
+    Follows,
+    /// Nothing, until the end is marked ready.
+    Nothing,
+    /// A payload that a rate limit holds back until the end is marked ready.
+    Held,
 }
 
 /// The channel that the scheduler serves next.
@@ -134,6 +147,7 @@ impl OutboxState {
         let Some(entry) = self.channels.get_mut(&channel) else {
             return;
         };
+        entry.held = false;
         // A paused channel keeps the mark until RESUME, one in `transmit` until its turn ends.
         if mem::replace(&mut entry.ready, true)
             || entry.paused
@@ -181,6 +195,7 @@ impl OutboxState {
             self.transmitting = Some(channel);
             // Cleared before `transmit`, so a mark that is set during the call is not lost.
             entry.ready = false;
+            entry.held = false;
             return Some(ScheduledChannel {
                 channel,
                 channel_end: entry.channel_end.clone(),
@@ -189,7 +204,7 @@ impl OutboxState {
     }
 
     /// Ends the turn of a channel.
-    pub(super) fn end_turn(&mut self, channel: u32, sent: usize, more: bool) {
+    pub(super) fn end_turn(&mut self, channel: u32, sent: usize, next: NextPayload) {
         // The channel end may have closed its channel during `transmit`, and the number may be open
         // again.
         if self.transmitting.take_if(|of| *of == channel).is_none() {
@@ -199,18 +214,21 @@ impl OutboxState {
             return;
         };
         // An empty payload uses no credit, so `More` with one must not continue the turn.
-        entry.ready |= more && sent > 0;
+        entry.ready |= next == NextPayload::Follows && sent > 0;
+        // The limit may have released the payload during `transmit`, with a mark that is not lost.
+        entry.held = next == NextPayload::Held && !entry.ready;
         self.schedule.sent(sent, entry.ready);
     }
 
-    /// Returns the notice of a draining channel that has nothing more to send.
+    /// Returns the notice of a draining channel that has nothing more to send. A payload that is
+    /// held back must be sent first: CLOSE would overtake it.
     pub(super) fn drained(&self, channel: u32) -> Option<Notice> {
         let entry = self.channels.get(&channel)?;
         let is_transmitting = self.transmitting == Some(channel);
         entry
             .closing
             .clone()
-            .filter(|_| !entry.ready && !is_transmitting)
+            .filter(|_| !entry.ready && !entry.held && !is_transmitting)
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     ANSWERS_WAITING, Outbox,
-    state::{ChannelEntry, KEPT_CAPACITY, OutboxState, Outgoing, ScheduledChannel},
+    state::{ChannelEntry, KEPT_CAPACITY, NextPayload, OutboxState, Outgoing, ScheduledChannel},
 };
 use crate::{
     link::channel::{ChannelEnd, Transmit},
@@ -158,10 +158,11 @@ impl Outbox {
 
     /// Asks the scheduled channel for a payload, and returns the channel to the scheduler.
     fn transmit(&self, scheduled: ScheduledChannel, buffer: &mut BytesMut) -> Option<MessageBody> {
-        let (payload, more) = match scheduled.channel_end.transmit(buffer) {
-            Transmit::More(payload) => (Some(payload), true),
-            Transmit::Last(payload) => (Some(payload), false),
-            Transmit::Nothing => (None, false),
+        let (payload, next) = match scheduled.channel_end.transmit(buffer) {
+            Transmit::More(payload) => (Some(payload), NextPayload::Follows),
+            Transmit::Last(payload) => (Some(payload), NextPayload::Nothing),
+            Transmit::Nothing => (None, NextPayload::Nothing),
+            Transmit::Held => (None, NextPayload::Held),
         };
         let sent = payload.as_ref().map_or(0, |payload| payload.len());
         if sent > MAX_DATA {
@@ -173,7 +174,7 @@ impl Outbox {
             return None;
         }
         let mut state = self.state();
-        state.end_turn(scheduled.channel, sent, more);
+        state.end_turn(scheduled.channel, sent, next);
         let drained = self.close_if_drained(&mut state, scheduled.channel);
         drop(state);
         // Channel ends are dropped without the lock.

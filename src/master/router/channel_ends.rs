@@ -38,6 +38,12 @@ impl ChannelPair {
             self.on_answer(ticket);
             // `on_answer` dispatched other requests, so the pair's lock was free in between.
             state = self.state();
+            // The client may have closed the channel in between.
+            if matches!(state.phase, PairPhase::Spliced)
+                && let Some(server) = state.server.clone()
+            {
+                state.limits = Some(self.limit_rate(&server));
+            }
         }
         state
     }
@@ -60,10 +66,12 @@ impl ChannelPair {
         let Some(server) = state.server.clone() else {
             return Ok(());
         };
-        let (from, to, queue) = match side {
-            PairSide::Client => (&self.client, &server, &mut state.toward_server),
-            PairSide::Server => (&server, &self.client, &mut state.toward_client),
+        state.cap_queue(side.sends());
+        let (from, to) = match side {
+            PairSide::Client => (&self.client, &server),
+            PairSide::Server => (&server, &self.client),
         };
+        let queue = state.queue(side.sends());
         match queue.push(payload, self.router.memory()) {
             Ok(pushed) => {
                 let before = from.link.received_bytes.fetch_add(length, Relaxed);
@@ -92,10 +100,10 @@ impl ChannelPair {
     /// Returns the next payload for `side`, whose link has room.
     fn dequeue(&self, side: PairSide) -> Transmit {
         let mut state = self.state();
-        let queue = match side {
-            PairSide::Client => &mut state.toward_client,
-            PairSide::Server => &mut state.toward_server,
-        };
+        if !state.admit_next(side.receives()) {
+            return Transmit::Held;
+        }
+        let queue = state.queue(side.receives());
         let Some(popped) = queue.pop(self.router.memory()) else {
             return Transmit::Nothing;
         };
@@ -164,9 +172,10 @@ impl ChannelPair {
     /// releases the channel in the registry.
     fn release_end(&self, side: PairSide) {
         let mut state = self.state();
-        match side {
-            PairSide::Client => state.toward_client.discard(self.router.memory()),
-            PairSide::Server => state.toward_server.discard(self.router.memory()),
+        let queue = state.queue(side.receives());
+        queue.discard(self.router.memory());
+        if let Some(limits) = &mut state.limits {
+            limits.cancel(side.receives());
         }
         let number = match side {
             PairSide::Client => {

@@ -19,7 +19,10 @@ use crate::{
     },
     throttle::TokenBucket,
 };
-use report_proto::frame::{Code, Notice};
+use report_proto::{
+    frame::{Code, Notice},
+    id::Id,
+};
 
 /// Failed handshakes at servers that a client's link may accumulate before it ends. The allowance
 /// refills by one every [`FAILED_HANDSHAKE_REFILL`]. A client with a wrong port key tries every 15
@@ -36,6 +39,8 @@ pub(in crate::master) struct LinkRef {
     pub(in crate::master) number: LinkNumber,
     /// The identity that the role has proven.
     pub(in crate::master) identity: Identity,
+    /// The process of the role.
+    pub(in crate::master) instance: Id,
     /// The sending side of the link.
     pub(in crate::master) outbox: Arc<Outbox>,
     /// Payload bytes received from the link.
@@ -60,6 +65,7 @@ impl LinkRef {
         budget: &Arc<MasterBudget>,
         number: LinkNumber,
         party: IpAddr,
+        instance: Id,
         identity: Identity,
     ) -> Arc<Self> {
         let is_proven = identity.is_proven();
@@ -67,6 +73,7 @@ impl LinkRef {
         Arc::new(LinkRef {
             number,
             identity,
+            instance,
             outbox: Outbox::with_account(Arc::clone(&account) as Arc<dyn MemoryAccount>),
             received_bytes: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),

@@ -12,8 +12,8 @@
 //! `channel_ends` carries the data of spliced channels.
 //!
 //! Each link's task drives the ends on that link, and no call here blocks. Lock order: a channel
-//! pair, then the registry or an outbox, then a link's memory account. Dropping an end locks its
-//! channel pair, so no end is dropped while that lock is held.
+//! pair, then the registry, the rate limits or an outbox, then a link's memory account. Dropping an
+//! end locks its channel pair, so no end is dropped while that lock is held.
 
 mod channel_ends;
 mod link_ref;
@@ -38,6 +38,7 @@ use super::{
     limits::{LinkNumber, MasterLimits},
     link_totals::EndedLinks,
     memory::Memory,
+    rates::{ChannelLimits, PairSubjects, PerDirection, RateDirection, RateParty, Rates},
     registry::{Dispatch, Registry},
 };
 use crate::metrics::RefusalCounts;
@@ -54,6 +55,9 @@ pub(super) const MAX_FIRST_MESSAGE: usize = 4 * 1024;
 /// memory and that of its ends, rounded up.
 const PAIR_COST: usize = 1024;
 
+/// The account of all links that prove the master key.
+const MASTER_KEY_ACCOUNT: u64 = 1;
+
 /// The interval between checks for expired attach requests.
 pub(super) const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -62,6 +66,8 @@ pub(super) const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Router {
     registry: Mutex<Registry<Arc<LinkRef>, Arc<ChannelPair>>>,
     budget: Arc<MasterBudget>,
+    /// The rate limits of channel pairs.
+    pub(super) rates: Arc<Rates>,
     /// The traffic of the links that have ended.
     pub(super) ended_links: EndedLinks,
     /// Counts what the master refuses.
@@ -77,6 +83,7 @@ impl Router {
         Arc::new(Router {
             registry: Mutex::new(Registry::new(limits)),
             budget: Arc::new(MasterBudget::new(limits.memory_bytes)),
+            rates: Rates::new(),
             ended_links: EndedLinks::default(),
             refusals: Arc::default(),
         })
@@ -87,9 +94,10 @@ impl Router {
         &self,
         number: LinkNumber,
         party: IpAddr,
+        instance: Id,
         identity: Identity,
     ) -> Arc<LinkRef> {
-        LinkRef::new(&self.budget, number, party, identity)
+        LinkRef::new(&self.budget, number, party, instance, identity)
     }
 
     /// Locks the registry. Callers hold the lock for one lookup or change, and never lock a channel
@@ -144,6 +152,24 @@ enum PairSide {
     Server,
 }
 
+impl PairSide {
+    /// Returns the direction of the data that this side sends.
+    fn sends(self) -> RateDirection {
+        match self {
+            PairSide::Client => RateDirection::Up,
+            PairSide::Server => RateDirection::Down,
+        }
+    }
+
+    /// Returns the direction of the data that this side receives.
+    fn receives(self) -> RateDirection {
+        match self {
+            PairSide::Client => RateDirection::Down,
+            PairSide::Server => RateDirection::Up,
+        }
+    }
+}
+
 /// A channel of a link.
 #[derive(Debug, Clone)]
 struct ChannelRef {
@@ -155,6 +181,8 @@ struct ChannelRef {
 pub(super) struct ChannelPair {
     router: Arc<Router>,
     client: ChannelRef,
+    /// The key id of the service.
+    key: Id,
     /// The bytes of budget that the pair has reserved.
     cost: usize,
     state: Mutex<PairState>,
@@ -170,6 +198,40 @@ struct PairState {
     charge: MemoryClass,
     toward_client: ChannelQueue,
     toward_server: ChannelQueue,
+    /// The rate limits, from the splice on.
+    limits: Option<ChannelLimits>,
+}
+
+impl PairState {
+    /// Returns the queue of a direction.
+    fn queue(&mut self, direction: RateDirection) -> &mut ChannelQueue {
+        match direction {
+            RateDirection::Up => &mut self.toward_server,
+            RateDirection::Down => &mut self.toward_client,
+        }
+    }
+
+    /// Applies the rate limits to the size of a queue.
+    fn cap_queue(&mut self, direction: RateDirection) {
+        if let Some(limits) = &self.limits {
+            let cap = limits.queue_cap(direction);
+            self.queue(direction).set_cap(cap);
+        }
+    }
+
+    /// Takes the bytes of the next message of a direction from the rate limits. Returns `false` if
+    /// they hold it back. The channel is then marked ready once they admit it.
+    fn admit_next(&mut self, direction: RateDirection) -> bool {
+        if !self.limits.as_ref().is_some_and(ChannelLimits::is_limited) {
+            return true;
+        }
+        let queue = self.queue(direction);
+        let (next, queued) = (queue.next_length(), queue.queued_bytes());
+        match (next, &mut self.limits) {
+            (Some(length), Some(limits)) => limits.take(direction, length, queued),
+            _ => true,
+        }
+    }
 }
 
 /// The part of the budget that carries the pair's cost.
@@ -209,6 +271,7 @@ impl ChannelPair {
         cost: usize,
         attach: PendingAttach,
     ) -> Arc<Self> {
+        let key = attach.header.port;
         let state = PairState {
             phase: PairPhase::New(Box::new(attach)),
             charge: MemoryClass::Unproven,
@@ -217,6 +280,7 @@ impl ChannelPair {
         Arc::new(ChannelPair {
             router: Arc::clone(router),
             client,
+            key,
             cost,
             state: Mutex::new(state),
         })
@@ -224,6 +288,23 @@ impl ChannelPair {
 
     fn state(&self) -> MutexGuard<'_, PairState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters the pair that has just been spliced to `server` into the rate limits.
+    fn limit_rate(&self, server: &ChannelRef) -> ChannelLimits {
+        let client = &self.client;
+        let subjects = PairSubjects {
+            owner_account: MASTER_KEY_ACCOUNT,
+            key: self.key,
+            party: RateParty::Address(client.link.party()),
+            instance: client.link.instance,
+            client_account: None,
+        };
+        let channels = PerDirection {
+            up: server.link.outbox.handle(server.channel),
+            down: client.link.outbox.handle(client.channel),
+        };
+        self.router.rates.attach(subjects, channels)
     }
 
     fn recharge(&self, state: &mut PairState, charge: MemoryClass) {

@@ -11,6 +11,7 @@ mod handover;
 mod handshakes;
 mod idle_links;
 mod metrics;
+mod rates;
 mod router;
 mod router_limits;
 mod slots;
@@ -414,7 +415,11 @@ async fn connected_pair(master: &RunningMaster) -> (TestPeer, TestPeer) {
 /// Adds a link to the registry of a router. No task serves it.
 fn enter_link(router: &Router, number: u8, role: Role) -> Arc<LinkRef> {
     let party = IpAddr::from([10, 0, 0, 1]);
-    let link = router.new_link(number.into(), party, role == Role::Server);
+    let identity = match role {
+        Role::Server => Identity::MasterKey,
+        Role::Client => Identity::Anonymous,
+    };
+    let link = router.new_link(number.into(), party, Id([number; 16]), identity);
     let new_link = AuthenticatedLink {
         link: link.number,
         party,

@@ -1,6 +1,7 @@
 //! Tests of the scheduler and the queue of control frames, without a socket.
 
 mod control;
+mod held;
 
 use std::{
     collections::{BTreeMap, VecDeque},
