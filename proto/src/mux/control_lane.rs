@@ -64,15 +64,18 @@ impl Mux {
         self.watch_waiting(now);
     }
 
-    /// Queues what left on a stalled lane and keeps others waiting: credit, acknowledgements, and
-    /// the data of small streams. Returns the streams among them that the peer knows.
+    /// Queues what left on a stalled lane and keeps others waiting: credit, acknowledgements, the
+    /// data of small streams, and the beginning of streams that the peer may not know. Returns the
+    /// streams among them that the peer knows.
     fn repeat_small(&mut self, lane: LaneId, acks: Vec<StreamId>) -> Vec<StreamId> {
         self.lane_flows.report_again();
         self.window.send_limit_again();
         for id in acks {
             self.ack_immediately(id);
         }
-        let known = self.repeat_streams(&[lane], |stream| stream.send.retained() <= URGENT_MAX);
+        let known = self.repeat_streams(&[lane], URGENT_MAX, |stream| {
+            stream.send.retained() <= URGENT_MAX || stream.open_state.is_sent_on(lane)
+        });
         // The PING under way would measure the stall. The next one measures another lane.
         self.rtt.reset();
         self.update_budget();

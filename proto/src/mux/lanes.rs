@@ -287,7 +287,7 @@ impl Mux {
         self.window.send_limit_again();
         self.lane_request.send_again();
         // The acknowledgements may have been lost with the lanes.
-        for id in self.repeat_streams(lanes, |_| true) {
+        for id in self.repeat_streams(lanes, u64::MAX, |_| true) {
             self.ack_immediately(id);
         }
         self.restart_gaps(now);
@@ -296,11 +296,12 @@ impl Mux {
         self.update_budget();
     }
 
-    /// Queues what the selected streams sent on these lanes, their OPENs included. Returns those of
-    /// them that the peer knows.
+    /// Queues what the selected streams sent on these lanes, their OPENs included, but no more than
+    /// the first `most` bytes of each stream and lane. Returns those of them that the peer knows.
     pub(super) fn repeat_streams(
         &mut self,
         lanes: &[LaneId],
+        most: u64,
         is_selected: impl Fn(&StreamState) -> bool,
     ) -> Vec<StreamId> {
         let mut known = Vec::new();
@@ -316,7 +317,7 @@ impl Mux {
                     self.opens.push_back(id);
                 }
                 self.send_totals
-                    .track(&mut stream.send, |send| send.lose(lane));
+                    .track(&mut stream.send, |send| send.lose(lane, most));
             }
             if stream.open_state.is_confirmed() {
                 known.push(id);

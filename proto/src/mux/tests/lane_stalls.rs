@@ -5,11 +5,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    Pair, frames,
+    Pair, drain, frames,
     lanes::{BULK, CONTROL, carry, content, data_bytes, messages, pair_with_two_lanes},
     read_all,
 };
-use crate::mux::*;
+use crate::mux::{transmit_data::URGENT_MAX, *};
 
 /// Returns the most bytes of a stream that these messages acknowledge.
 fn acknowledged(messages: Vec<Bytes>) -> Option<u64> {
@@ -155,4 +155,33 @@ fn what_waits_for_a_new_control_lane_with_a_full_socket_leaves_on_another() {
     assert_eq!(data_bytes(&again), 100);
     deliver(&mut pair, THIRD, again);
     assert_eq!(read_all(&mut pair.server, pair.now, stream), content(100));
+}
+
+#[test]
+fn an_open_with_much_data_on_a_stalled_control_lane_leaves_on_another() {
+    let (mut pair, _) = pair_with_two_lanes();
+    drain(&mut pair.server);
+    let stream = pair.client.open(Bytes::from_static(b"{}"));
+    pair.client.write(stream, content(20_000)).unwrap();
+    pair.client.finish(stream);
+    let stalled = messages(&mut pair.client, pair.now, CONTROL);
+    assert_eq!(data_bytes(&stalled), 20_000);
+    pass_deadline(&mut pair);
+    let again = messages(&mut pair.client, pair.now, BULK);
+    assert_eq!(data_bytes(&again) as u64, URGENT_MAX, "only the beginning");
+    deliver(&mut pair, BULK, again);
+    let details = Bytes::from_static(b"{}");
+    assert_eq!(
+        drain(&mut pair.server),
+        [MuxEvent::Opened { stream, details }]
+    );
+    let (first, rest) = (content(20_000), content(20_000).split_off(8 * 1024));
+    let beginning = read_all(&mut pair.server, pair.now, stream);
+    assert_eq!(beginning, first.slice(..8 * 1024));
+    deliver(&mut pair, CONTROL, stalled);
+    assert_eq!(read_all(&mut pair.server, pair.now, stream), rest);
+    assert_eq!(pair.server.read(stream), Ok(StreamRead::End));
+    let again = drain(&mut pair.server).into_iter();
+    let opened = again.filter(|event| matches!(event, MuxEvent::Opened { .. }));
+    assert_eq!(opened.count(), 0, "a stream opens once");
 }
