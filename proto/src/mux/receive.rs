@@ -294,7 +294,7 @@ impl Mux {
         }
         let reset = self.change_receive(now, id, |receive| receive.reset(final_offset, code));
         if let Some(missing) = reset.transpose()?.flatten() {
-            if !self.window.receive(now, missing) {
+            if !self.window.skip(missing) {
                 return Err(MuxError::FlowControl(
                     "final offset beyond the tunnel window",
                 ));

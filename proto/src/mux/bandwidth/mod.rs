@@ -277,6 +277,16 @@ impl BandwidthEstimator {
         }
     }
 
+    /// Leaves out `bytes` that count as received and did not arrive. The present round lasts as if
+    /// nothing had asked for them.
+    pub(super) fn on_skipped(&mut self, bytes: u64) {
+        self.delivery.skip(bytes);
+        if let Some(round) = &mut self.round {
+            round.received = round.received.saturating_add(bytes);
+            round.limit = round.limit.saturating_add(bytes);
+        }
+    }
+
     /// Measures the floor. Before the first round trip the length of the path is unknown, and what
     /// arrives during a probe is no measure of the path.
     fn update_floor(&mut self, now: Instant, received: u64) {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{Pair, drain, frames, message, read_all};
 use crate::mux::{
+    bandwidth::RttSample,
     gaps::{GAP_TIMEOUT, PIECES_MAX},
     *,
 };
@@ -340,5 +341,46 @@ fn contradicting_bytes_of_two_lanes_end_the_tunnel() {
     assert_eq!(
         pair.server.handle_message(pair.now, CONTROL, other),
         Err(MuxError::Protocol("DATA contradicts earlier DATA"))
+    );
+}
+
+#[test]
+fn bytes_that_a_reset_leaves_out_are_no_delivery() {
+    const LEFT_OUT: u64 = 60_000;
+    let (mut pair, stream) = pair_with_two_lanes();
+    let others: Vec<StreamId> = (0..6).map(|_| pair.client.open(Bytes::new())).collect();
+    carry(&mut pair.client, &mut pair.server, pair.now, CONTROL);
+    let bandwidth = pair.server.window.bandwidth();
+    bandwidth.restart(pair.now);
+    let sample = RttSample {
+        sent: pair.now,
+        rtt: Duration::from_millis(100),
+        credit_exhausted: false,
+        bidirectional: false,
+        quiet: false,
+    };
+    bandwidth.on_rtt_sample(pair.now, sample);
+    let (window, received) = (bandwidth.size(), pair.server.window.received());
+    assert!(window < 6 * LEFT_OUT, "{window}");
+    for at in 0..60 {
+        // These overtake their data, which is under way on the other lane.
+        for &stream in others.iter().filter(|_| at == 30) {
+            let reset = TunnelFrame::Reset {
+                stream,
+                final_offset: LEFT_OUT,
+                code: ResetCode::Cancelled,
+            };
+            let reset = message(&[reset]);
+            pair.server.handle_message(pair.now, BULK, reset).unwrap();
+        }
+        let piece = data(stream, 1 + at * 100, content(100));
+        pair.server.handle_message(pair.now, BULK, piece).unwrap();
+        pair.now += Duration::from_millis(10);
+    }
+    assert_eq!(pair.server.window.bandwidth().size(), window);
+    assert_eq!(
+        pair.server.window.received(),
+        received + 60 * 100 + 6 * LEFT_OUT,
+        "they take credit"
     );
 }
