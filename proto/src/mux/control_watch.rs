@@ -4,13 +4,17 @@
 //! A PING follows the frames on the control lane. A PONG that is late shows the stall, long before
 //! the connection recovers. The small frames then continue on another lane, and those without an
 //! answer are repeated there.
+//!
+//! Two kinds of lanes show their stall in another way. A lane that has just become the control lane
+//! may have a full socket, which takes no PING: frames that wait for it are watched from then on. A
+//! control lane that this end leaves carries MOVED last, whose answer takes the place of a PONG.
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-use super::StreamId;
+use super::{LaneId, StreamId};
 
 /// The delay before the first measurement, and the smallest and the largest delay.
 const DELAY_INITIAL: Duration = Duration::from_secs(1);
@@ -45,11 +49,52 @@ struct SmoothedRtt {
     variation: Duration,
 }
 
-/// Watches the control lane.
+/// What is under way on one lane.
 #[derive(Debug, Default)]
-pub(super) struct ControlWatch {
+struct UnderWay {
     /// The probes without an answer, oldest first.
     probes: VecDeque<Probe>,
+    /// The acknowledgements that left before the probe with this token, or with a later one.
+    acks: VecDeque<(u64, StreamId)>,
+}
+
+impl UnderWay {
+    /// Handles a PONG. It answers all earlier probes too, because a lane keeps the order. Returns
+    /// the probe with this token.
+    fn on_pong(&mut self, token: u64) -> Option<Probe> {
+        let index = self.probes.iter().position(|probe| probe.token == token)?;
+        let answered = self.probes.drain(..=index).next_back();
+        self.acks.retain(|(tag, _)| *tag > token);
+        answered
+    }
+
+    /// Returns the streams of the acknowledgements, and forgets everything.
+    fn take_acks(&mut self) -> Vec<StreamId> {
+        self.probes.clear();
+        self.acks.drain(..).map(|(_, stream)| stream).collect()
+    }
+}
+
+/// A control lane that this end has left, until the peer has answered.
+#[derive(Debug)]
+struct LeftLane {
+    lane: LaneId,
+    left: Instant,
+    under_way: UnderWay,
+}
+
+impl LeftLane {
+    /// Returns when the oldest message without an answer left, at the latest MOVED.
+    fn unanswered_since(&self) -> Instant {
+        let oldest = self.under_way.probes.front();
+        oldest.map_or(self.left, |probe| probe.sent)
+    }
+}
+
+/// Watches the control lane, and those that were left.
+#[derive(Debug, Default)]
+pub(super) struct ControlWatch {
+    under_way: UnderWay,
     /// The last probe of a lane that has stalled.
     late: Option<Probe>,
     smoothed: Option<SmoothedRtt>,
@@ -57,18 +102,65 @@ pub(super) struct ControlWatch {
     stalls: u32,
     /// Frames have left that no probe follows yet.
     has_unprobed: bool,
-    /// The acknowledgements that left before the probe with this token, or with a later one.
-    acks: VecDeque<(u64, StreamId)>,
     next_token: u64,
+    /// The control lane is another one than before, and has not taken a message since.
+    is_unused: bool,
+    /// Since when frames wait for an unused lane.
+    waiting_since: Option<Instant>,
+    /// At most one for each lane that has not ended.
+    left: Vec<LeftLane>,
 }
 
 impl ControlWatch {
-    /// Forgets what is under way, because the lanes have changed. Keeps the round trip.
-    pub(super) fn reset(&mut self) {
+    /// Forgets what is under way on the control lane, because the lanes have changed. `is_moved`
+    /// tells whether another lane was the control lane before. Keeps the round trip, and the lanes
+    /// that were left.
+    pub(super) fn reset(&mut self, is_moved: bool) {
         *self = ControlWatch {
             smoothed: self.smoothed,
             next_token: self.next_token,
+            is_unused: is_moved,
+            left: std::mem::take(&mut self.left),
             ..ControlWatch::default()
+        };
+    }
+
+    /// Records that this end leaves the control lane.
+    pub(super) fn leave(&mut self, now: Instant, lane: LaneId) {
+        self.left.push(LeftLane {
+            lane,
+            left: now,
+            under_way: std::mem::take(&mut self.under_way),
+        });
+    }
+
+    /// Forgets a lane that was left, because it has delivered everything, or is lost.
+    pub(super) fn forget(&mut self, lane: LaneId) {
+        self.left.retain(|left| left.lane != lane);
+    }
+
+    /// Forgets all lanes that were left.
+    pub(super) fn forget_all(&mut self) {
+        self.left.clear();
+    }
+
+    /// Returns whether nothing has left on the control lane since it took the place of another.
+    pub(super) fn is_unused(&self) -> bool {
+        self.is_unused
+    }
+
+    /// Records that the control lane takes a message.
+    pub(super) fn on_message(&mut self) {
+        self.is_unused = false;
+        self.waiting_since = None;
+    }
+
+    /// Records whether frames wait for the control lane.
+    pub(super) fn set_waiting(&mut self, now: Instant, is_waiting: bool) {
+        self.waiting_since = if is_waiting && self.is_unused {
+            self.waiting_since.or(Some(now))
+        } else {
+            None
         };
     }
 
@@ -79,64 +171,89 @@ impl ControlWatch {
 
     /// Records an acknowledgement on the control lane.
     pub(super) fn on_ack(&mut self, stream: StreamId) {
-        if self.acks.len() >= ACKS_MAX {
-            self.acks.pop_front();
+        let acks = &mut self.under_way.acks;
+        if acks.len() >= ACKS_MAX {
+            acks.pop_front();
         }
-        self.acks.push_back((self.next_token, stream));
+        acks.push_back((self.next_token, stream));
     }
 
     /// Returns whether a probe should leave now although nothing else does.
     pub(super) fn is_probe_due(&self) -> bool {
-        self.has_unprobed && self.probes.is_empty()
+        self.has_unprobed && self.under_way.probes.is_empty()
     }
 
     /// Returns whether a probe should follow the present message.
     pub(super) fn should_probe(&self, now: Instant) -> bool {
         let interval = divided(self.delay(), PROBES_PER_DELAY).max(PROBE_INTERVAL_MIN);
-        let is_early = self
-            .probes
+        let probes = &self.under_way.probes;
+        let is_early = probes
             .back()
             .is_some_and(|last| now.saturating_duration_since(last.sent) < interval);
-        self.is_probe_due() || self.has_unprobed && !is_early && self.probes.len() < PROBES_MAX
+        self.is_probe_due() || self.has_unprobed && !is_early && probes.len() < PROBES_MAX
     }
 
     /// Records a probe.
     pub(super) fn on_probe(&mut self, now: Instant, token: u64) {
-        self.probes.push_back(Probe { token, sent: now });
+        let probe = Probe { token, sent: now };
+        self.under_way.probes.push_back(probe);
         self.has_unprobed = false;
         self.next_token = token.saturating_add(1);
     }
 
-    /// Handles a PONG. It answers all earlier probes too, because a lane keeps the order.
+    /// Handles a PONG.
     pub(super) fn on_pong(&mut self, now: Instant, token: u64) {
         let late = self.late.take_if(|late| late.token == token);
         if let Some(late) = late.filter(|_| self.stalls >= LATE_ANSWERS) {
             self.measure(now.saturating_duration_since(late.sent));
             self.stalls = 0;
         }
-        let Some(index) = self.probes.iter().position(|probe| probe.token == token) else {
-            return;
-        };
-        let answered = self.probes.drain(..=index).next_back();
+        let mut left = self.left.iter_mut();
+        let answered = self
+            .under_way
+            .on_pong(token)
+            .or_else(|| left.find_map(|left| left.under_way.on_pong(token)));
         if let Some(probe) = answered {
             self.measure(now.saturating_duration_since(probe.sent));
+            self.stalls = 0;
         }
-        self.stalls = 0;
-        self.acks.retain(|(tag, _)| *tag > token);
     }
 
-    /// Returns when the control lane counts as stalled, unless an answer arrives.
+    /// Returns when the control lane counts as stalled, unless an answer arrives or an unused lane
+    /// takes a message.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let oldest = self.probes.front()?;
-        oldest.sent.checked_add(self.delay())
+        let oldest = self.under_way.probes.front().map(|probe| probe.sent);
+        let since = oldest.into_iter().chain(self.waiting_since).min()?;
+        since.checked_add(self.delay())
     }
 
     /// Begins anew on another lane. Returns the streams whose acknowledgements to repeat.
     pub(super) fn on_stall(&mut self) -> Vec<StreamId> {
-        self.late = self.probes.pop_back();
-        self.probes.clear();
+        self.late = self.under_way.probes.pop_back().or(self.late);
         self.stalls = self.stalls.saturating_add(1);
-        self.acks.drain(..).map(|(_, stream)| stream).collect()
+        self.is_unused = true;
+        self.waiting_since = None;
+        self.under_way.take_acks()
+    }
+
+    /// Returns when the next of the lanes that were left counts as stalled, unless an answer
+    /// arrives.
+    pub(super) fn left_deadline(&self) -> Option<Instant> {
+        let oldest = self.left.iter().map(LeftLane::unanswered_since).min()?;
+        oldest.checked_add(self.delay())
+    }
+
+    /// Forgets the lane of [`ControlWatch::left_deadline`]. Returns it, and the streams whose
+    /// acknowledgements to repeat.
+    pub(super) fn on_left_stall(&mut self) -> Option<(LaneId, Vec<StreamId>)> {
+        let lanes = self.left.iter().enumerate();
+        let (oldest, _) = lanes.min_by_key(|(_, left)| left.unanswered_since())?;
+        let LeftLane {
+            lane,
+            mut under_way,
+            ..
+        } = self.left.remove(oldest);
+        Some((lane, under_way.take_acks()))
     }
 
     /// The delay after which an answer is late. Two lanes often stall at the same time, but not
@@ -248,6 +365,52 @@ mod tests {
         assert!(!watch.is_probe_due(), "one is under way");
         watch.on_pong(now + RTT, 40);
         assert!(watch.is_probe_due(), "the last frames have none");
+    }
+
+    #[test]
+    fn a_lane_that_was_left_is_watched_until_its_last_message_is_answered() {
+        let now = Instant::now();
+        let mut watch = measured(now);
+        watch.on_ack(StreamId(4));
+        watch.on_probe(now, 40);
+        watch.on_ack(StreamId(6));
+        watch.leave(now + RTT / 2, LaneId(7));
+        watch.reset(true);
+        assert_eq!(watch.deadline(), None, "the next lane has taken nothing");
+        assert_eq!(watch.left_deadline(), Some(now + RTT * 3 / 2));
+        watch.on_pong(now + RTT, 40);
+        assert_eq!(
+            watch.left_deadline(),
+            Some(now + RTT * 2),
+            "MOVED has no answer"
+        );
+        assert_eq!(
+            watch.on_left_stall(),
+            Some((LaneId(7), vec![StreamId(6)])),
+            "the answer confirms the first acknowledgement"
+        );
+        assert_eq!(watch.left_deadline(), None, "a lane stalls once");
+        watch.leave(now, LaneId(8));
+        watch.forget(LaneId(8));
+        assert_eq!(watch.left_deadline(), None, "the lane has ended");
+    }
+
+    #[test]
+    fn frames_that_wait_for_an_unused_lane_show_a_stall() {
+        let now = Instant::now();
+        let mut watch = measured(now);
+        watch.set_waiting(now, true);
+        assert_eq!(watch.deadline(), None, "the lane has taken messages");
+        watch.on_probe(now, 40);
+        watch.on_stall();
+        watch.set_waiting(now + RTT, true);
+        watch.set_waiting(now + RTT * 2, true);
+        assert_eq!(watch.deadline(), Some(now + RTT + RTT * 3 / 2));
+        watch.set_waiting(now + RTT * 2, false);
+        assert_eq!(watch.deadline(), None, "nothing waits");
+        watch.on_message();
+        watch.set_waiting(now + RTT * 2, true);
+        assert_eq!(watch.deadline(), None, "the lane takes messages");
     }
 
     #[test]

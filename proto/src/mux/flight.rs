@@ -91,14 +91,27 @@ impl Flight {
         }
     }
 
-    /// Marks the bytes that left on `lane` as lost.
-    pub(super) fn lose(&mut self, lane: LaneId) {
-        for segment in &mut self.segments {
-            if segment.lane == Some(lane) {
-                segment.lane = None;
-                self.lost = self
-                    .lost
-                    .saturating_add(segment.end.saturating_sub(segment.begin));
+    /// Marks the bytes that left on `lane` as lost, at most the first `most` of them.
+    pub(super) fn lose(&mut self, lane: LaneId, most: u64) {
+        let (mut rest, mut index) = (most, 0_usize);
+        while rest > 0
+            && let Some(segment) = self.segments.get_mut(index)
+        {
+            index = index.saturating_add(1);
+            if segment.lane != Some(lane) {
+                continue;
+            }
+            let bytes = rest.min(segment.end.saturating_sub(segment.begin));
+            rest = rest.saturating_sub(bytes);
+            self.lost = self.lost.saturating_add(bytes);
+            let kept = Segment {
+                begin: segment.begin.saturating_add(bytes),
+                ..*segment
+            };
+            segment.end = kept.begin;
+            segment.lane = None;
+            if kept.begin < kept.end {
+                self.segments.insert(index, kept);
             }
         }
     }
@@ -141,7 +154,7 @@ mod tests {
         flight.sent(100, 150, B);
         flight.sent(150, 250, A);
         flight.acknowledge(20);
-        flight.lose(A);
+        flight.lose(A, u64::MAX);
         assert_eq!((flight.lost(), flight.first_lost()), (180, Some((20, 80))));
         flight.sent_again(50, B);
         assert_eq!((flight.lost(), flight.first_lost()), (130, Some((70, 30))));
@@ -149,8 +162,28 @@ mod tests {
         assert_eq!(flight.first_lost(), Some((150, 100)));
         flight.acknowledge(200);
         assert_eq!((flight.lost(), flight.first_lost()), (50, Some((200, 50))));
-        flight.lose(B);
+        flight.lose(B, u64::MAX);
         assert_eq!(flight.lost(), 50, "those bytes were acknowledged");
+    }
+
+    #[test]
+    fn first_bytes_of_a_lane_are_sent_again_without_the_rest() {
+        let mut flight = Flight::default();
+        flight.sent(0, 100, A);
+        flight.sent(100, 150, B);
+        flight.sent(150, 250, A);
+        flight.lose(A, 130);
+        assert_eq!((flight.lost(), flight.first_lost()), (130, Some((0, 100))));
+        flight.sent_again(100, B);
+        assert_eq!(flight.first_lost(), Some((150, 30)));
+        flight.sent_again(30, B);
+        assert_eq!((flight.lost(), flight.first_lost()), (0, None));
+        flight.lose(A, u64::MAX);
+        assert_eq!(
+            (flight.lost(), flight.first_lost()),
+            (70, Some((180, 70))),
+            "the rest is still on its lane"
+        );
     }
 
     #[test]
@@ -160,7 +193,7 @@ mod tests {
             flight.sent(begin, begin + 1, A);
         }
         assert_eq!(flight.segments.len(), 1);
-        flight.lose(A);
+        flight.lose(A, u64::MAX);
         for _ in 0..1000 {
             flight.sent_again(1, B);
         }

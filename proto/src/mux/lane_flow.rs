@@ -210,9 +210,9 @@ impl LaneFlows {
         if room < message_min { 0 } else { room }
     }
 
-    /// Sets the special lanes. Returns whether the control lane is another one.
-    pub(super) fn set_special(&mut self, lanes: SpecialLanes) -> bool {
-        std::mem::replace(&mut self.special, lanes).control != lanes.control
+    /// Sets the special lanes. Returns the previous ones.
+    pub(super) fn set_special(&mut self, lanes: SpecialLanes) -> SpecialLanes {
+        std::mem::replace(&mut self.special, lanes)
     }
 
     /// Returns the lane on which new data would arrive first, the first of several such.

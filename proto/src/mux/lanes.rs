@@ -8,7 +8,7 @@
 //! It carries the small frames and the streams that have little under way. Bulk data uses the other
 //! lanes, so that a keystroke does not wait behind it. The control lane adds a little bulk data,
 //! which would otherwise miss the rate of one lane. When the control lane stalls, another one takes
-//! its place (see `control_watch`). Of four lanes or more, one holds less bulk data than the others,
+//! its place (see `control_lane`). Of four lanes or more, one holds less bulk data than the others,
 //! so that what is repeated there waits little: the *standby lane*.
 
 use std::{
@@ -16,10 +16,7 @@ use std::{
     time::Instant,
 };
 
-use super::{
-    Mux, MuxEvent, StreamId, lane_flow::SpecialLanes, stream::StreamState,
-    transmit_data::URGENT_MAX,
-};
+use super::{Mux, MuxEvent, StreamId, lane_flow::SpecialLanes, stream::StreamState};
 
 /// The number of a lane, unique in the tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -98,7 +95,7 @@ impl Lanes {
     }
 
     /// Returns the lanes that carry less bulk data than the others.
-    fn special(&self) -> SpecialLanes {
+    pub(super) fn special(&self) -> SpecialLanes {
         let standby = self.sending.get(1).copied();
         SpecialLanes {
             control: self.control(),
@@ -113,7 +110,7 @@ impl Lanes {
     }
 
     /// Makes `lane` the control lane. The reports that left on the present one are repeated.
-    fn set_control(&mut self, lane: LaneId) {
+    pub(super) fn set_control(&mut self, lane: LaneId) {
         if let Some(old) = self.control() {
             self.repeat_reports(old);
             self.sending.retain(|&known| known != lane && known != old);
@@ -178,7 +175,7 @@ impl Lanes {
     }
 
     /// Queues the reports that left on this lane.
-    fn repeat_reports(&mut self, lane: LaneId) {
+    pub(super) fn repeat_reports(&mut self, lane: LaneId) {
         let lost_reports = self.reported.iter().filter(|(_, carrier)| *carrier == lane);
         self.unreported
             .extend(lost_reports.map(|(reported, _)| *reported));
@@ -226,10 +223,15 @@ impl Mux {
     }
 
     /// Sends nothing more on a lane. What was sent on it still arrives, or the caller reports
-    /// [`Mux::lose_lane`] later.
-    pub fn retire_lane(&mut self, lane: LaneId) {
+    /// [`Mux::lose_lane`] later. Small frames are repeated on another lane if neither happens within
+    /// about one and a half round trips.
+    pub fn retire_lane(&mut self, now: Instant, lane: LaneId) {
+        if self.lanes.load(lane).is_some_and(LaneLoad::has_control) {
+            self.control_watch.leave(now, lane);
+        }
         self.lanes.sending.retain(|&known| known != lane);
         self.reschedule();
+        self.watch_waiting(now);
     }
 
     /// Forgets a lane that has delivered everything in both directions. Streams whose OPEN left on
@@ -237,6 +239,7 @@ impl Mux {
     pub fn remove_lane(&mut self, lane: LaneId) {
         self.lanes.remove(lane);
         self.lane_flows.remove(lane);
+        self.control_watch.forget(lane);
         for stream in self.streams.values_mut() {
             stream.open_state.confirm_on(lane);
         }
@@ -277,25 +280,28 @@ impl Mux {
         for &lane in lanes {
             self.resume_state.lose(lane);
             self.lane_flows.remove(lane);
+            self.control_watch.forget(lane);
         }
         self.lane_flows.report_again();
         self.rtt.reset();
         self.window.send_limit_again();
         self.lane_request.send_again();
         // The acknowledgements may have been lost with the lanes.
-        for id in self.repeat_streams(lanes, |_| true) {
+        for id in self.repeat_streams(lanes, u64::MAX, |_| true) {
             self.ack_immediately(id);
         }
         self.restart_gaps(now);
         self.adapt_to_lanes();
+        self.watch_waiting(now);
         self.update_budget();
     }
 
-    /// Queues what the selected streams sent on these lanes, their OPENs included. Returns those of
-    /// them that the peer knows.
-    fn repeat_streams(
+    /// Queues what the selected streams sent on these lanes, their OPENs included, but no more than
+    /// the first `most` bytes of each stream and lane. Returns those of them that the peer knows.
+    pub(super) fn repeat_streams(
         &mut self,
         lanes: &[LaneId],
+        most: u64,
         is_selected: impl Fn(&StreamState) -> bool,
     ) -> Vec<StreamId> {
         let mut known = Vec::new();
@@ -311,7 +317,7 @@ impl Mux {
                     self.opens.push_back(id);
                 }
                 self.send_totals
-                    .track(&mut stream.send, |send| send.lose(lane));
+                    .track(&mut stream.send, |send| send.lose(lane, most));
             }
             if stream.open_state.is_confirmed() {
                 known.push(id);
@@ -341,41 +347,13 @@ impl Mux {
         self.adapt_to_lanes();
     }
 
-    /// Returns when the control lane counts as stalled, unless an answer arrives.
-    pub(super) fn control_deadline(&self) -> Option<Instant> {
-        let is_watched = !self.lanes.is_single() && self.resume_state.is_flowing();
-        self.control_watch.deadline().filter(|_| is_watched)
-    }
-
-    /// Makes another lane the control lane, because the present one has stalled, and repeats there
-    /// what keeps others waiting: credit, acknowledgements, and the data of small streams.
-    pub(super) fn switch_control(&mut self, now: Instant) {
-        let acks = self.control_watch.on_stall();
-        let Some(old) = self.lanes.control() else {
-            return;
-        };
-        let Some(new) = self.lane_flows.fastest(self.lanes.bulk()) else {
-            return;
-        };
-        self.lanes.set_control(new);
-        self.lane_flows.set_special(self.lanes.special());
-        self.lane_flows.report_again();
-        self.window.send_limit_again();
-        for id in acks {
-            self.ack_immediately(id);
-        }
-        self.repeat_streams(&[old], |stream| stream.send.retained() <= URGENT_MAX);
-        // The PING under way would measure the stall. The next one measures the new lane.
-        self.rtt.reset();
-        self.restart_gaps(now);
-        self.update_budget();
-    }
-
     /// Adapts what depends on the number of lanes, after the streams are in the rounds for it.
     pub(super) fn adapt_to_lanes(&mut self) {
         self.window.set_lanes(self.lanes.live.len());
-        if self.lane_flows.set_special(self.lanes.special()) {
-            self.control_watch.reset();
+        let special = self.lanes.special();
+        let before = self.lane_flows.set_special(special);
+        if before.control != special.control {
+            self.control_watch.reset(before.control.is_some());
         }
         if self.lanes.is_single() {
             self.urgent = Default::default();

@@ -29,6 +29,7 @@ mod ack_queue;
 mod bandwidth;
 mod budget;
 mod byte_queue;
+mod control_lane;
 mod control_watch;
 mod credit;
 mod error;
@@ -252,7 +253,7 @@ impl Mux {
             .deadline()
             .into_iter()
             .chain(self.gaps.deadline().filter(|_| !self.lanes.is_empty()))
-            .chain(self.control_deadline())
+            .chain(self.stall_deadline())
             .min()
     }
 
@@ -270,9 +271,7 @@ impl Mux {
                 self.ack_immediately(id);
             }
         }
-        if self.control_deadline().is_some_and(|until| until <= now) {
-            self.switch_control(now);
-        }
+        self.handle_stalls(now);
         if !self.lanes.is_empty() && self.gaps.deadline().is_some_and(|until| until <= now) {
             return Err(MuxError::Protocol("a gap in a stream was not filled"));
         }

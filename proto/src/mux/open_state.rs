@@ -37,6 +37,11 @@ impl OpenState {
         matches!(self, OpenState::Confirmed)
     }
 
+    /// Returns whether OPEN left on `lane`, and no frame from the peer confirms yet that it arrived.
+    pub(super) fn is_sent_on(&self, lane: LaneId) -> bool {
+        matches!(self, OpenState::Sent(_, open_lane) if *open_lane == lane)
+    }
+
     /// Returns whether frames of the stream may leave on `lane`. On another lane than that of OPEN
     /// they could overtake it.
     pub(super) fn may_send_on(&self, lane: LaneId) -> bool {
@@ -75,7 +80,7 @@ impl OpenState {
 
     /// Records that everything that was sent on `lane` has arrived, OPEN included.
     pub(super) fn confirm_on(&mut self, lane: LaneId) {
-        if matches!(self, OpenState::Sent(_, open_lane) if *open_lane == lane) {
+        if self.is_sent_on(lane) {
             *self = OpenState::Confirmed;
         }
     }

@@ -56,6 +56,7 @@ impl Mux {
         }
         self.repeat_reported(now);
         self.schedule_confirmed();
+        self.watch_waiting(now);
         self.update_budget();
         Ok(())
     }
@@ -166,7 +167,7 @@ impl Mux {
         if self.is_local(id) {
             return Err(MuxError::Protocol("OPEN with a stream of the wrong side"));
         }
-        // After the end of a lane the peer may repeat an OPEN that has arrived.
+        // After the end or a stall of a lane the peer may repeat an OPEN that has arrived.
         if !self.opened_by_peer.is_missing(id) {
             return Ok(());
         }
@@ -293,7 +294,7 @@ impl Mux {
         }
         let reset = self.change_receive(now, id, |receive| receive.reset(final_offset, code));
         if let Some(missing) = reset.transpose()?.flatten() {
-            if !self.window.receive(now, missing) {
+            if !self.window.skip(missing) {
                 return Err(MuxError::FlowControl(
                     "final offset beyond the tunnel window",
                 ));

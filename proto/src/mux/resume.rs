@@ -53,6 +53,7 @@ impl Mux {
         self.lanes.replace(lane);
         self.lane_flows.clear();
         self.lane_flows.add(lane);
+        self.control_watch.forget_all();
         self.adapt_to_lanes();
         // PINGs and their measurements belong to the previous attachment and its path.
         self.rtt.reset();

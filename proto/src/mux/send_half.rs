@@ -255,10 +255,11 @@ impl SendHalf {
         self.repeat_end();
     }
 
-    /// Queues what was sent on `lane` and not acknowledged for retransmission. The end is repeated
-    /// in any case, because its acknowledgement may have been lost with the lane.
-    pub(super) fn lose(&mut self, lane: LaneId) {
-        self.flight.lose(lane);
+    /// Queues what was sent on `lane` and not acknowledged for retransmission, at most its first
+    /// `most` bytes. The end is repeated in any case, because its acknowledgement may have been lost
+    /// with the lane.
+    pub(super) fn lose(&mut self, lane: LaneId, most: u64) {
+        self.flight.lose(lane, most);
         self.repeat_end();
     }
 

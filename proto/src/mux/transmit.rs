@@ -27,6 +27,12 @@ impl Mux {
         if self.resume_state.is_list_due() {
             return self.resume_state.lane == Some(lane);
         }
+        load.has_control() && self.has_small_frames()
+            || self.has_data_for(SendingLane { id: lane, load })
+    }
+
+    /// Returns whether frames wait that only a lane with control carries.
+    pub(super) fn has_small_frames(&self) -> bool {
         let opens_or_ends =
             self.resume_state.is_flowing() && !(self.opens.is_empty() && self.ends.is_empty());
         let small = self.pending_pong.is_some()
@@ -37,8 +43,7 @@ impl Mux {
             || self.window.is_update_due();
         let of_lanes = !self.lanes.is_single()
             && (self.lane_flows.is_report_due() || self.control_watch.is_probe_due());
-        load.has_control() && (opens_or_ends || small || of_lanes)
-            || self.has_data_for(SendingLane { id: lane, load })
+        opens_or_ends || small || of_lanes
     }
 
     /// Appends the next message for `lane` to `out`, at most `room` bytes long (use at least 8
@@ -91,6 +96,9 @@ impl Mux {
             self.piggyback_acks(out, end);
         }
         if lane.load == LaneLoad::Control {
+            if out.len() > start {
+                self.control_watch.on_message();
+            }
             if out.len() > content {
                 self.control_watch.on_content();
             }

@@ -243,6 +243,14 @@ impl TunnelWindow {
         self.received <= self.limit
     }
 
+    /// Records `bytes` that count as received and will not arrive, because a RESET overtook them.
+    /// They say nothing about the path. Returns whether they were within the credit.
+    pub(super) fn skip(&mut self, bytes: u64) -> bool {
+        self.received = self.received.saturating_add(bytes);
+        self.bandwidth.on_skipped(bytes);
+        self.received <= self.limit
+    }
+
     /// Records that `bytes` are not held any more, because they were consumed or dropped.
     pub(super) fn release(&mut self, bytes: u64) {
         self.consumed = self.consumed.saturating_add(bytes);

@@ -164,7 +164,7 @@ impl TunnelCore {
         if !self.binding.leave(attempt) {
             return;
         }
-        self.mux.retire_lane(LaneId(attempt));
+        self.mux.retire_lane(now.awake, LaneId(attempt));
         let lane = self.binding.lane_mut(attempt);
         let handle = lane.map(|lane| Arc::clone(&lane.bound.handle));
         self.effects.ready.extend(handle);

@@ -88,6 +88,13 @@ impl BestDeliveryRate {
         }
     }
 
+    /// Leaves out `bytes` that count as received and did not arrive.
+    pub(super) fn skip(&mut self, bytes: u64) {
+        for mark in &mut self.marks {
+            mark.received = mark.received.saturating_add(bytes);
+        }
+    }
+
     /// Adds a rate. Time without data ends no more than one period, because it says nothing about
     /// the path.
     fn add(&mut self, now: Instant, rate: f64, round_trip: Duration) {

@@ -25,8 +25,9 @@
 //! last ten round trips. The length of a round trip is min_rtt, less the discount of a short path
 //! beside an interactive stream. A burst after a pause is not the delivery of one round trip. A path
 //! that really became slower keeps a queue for that time. A probe ignores the floor, because it has
-//! to drain the queue, and its time does not count. A probe during a stall may find too long a
-//! min_rtt; until a shorter sample follows, the round trips that are measured are that long.
+//! to drain the queue, and its time does not count. A probe whose answer waited behind a lost
+//! segment asks a second time. Two stalls in sequence still yield too long a min_rtt; until a
+//! shorter sample follows, the round trips that are measured are that long.
 
 mod delivery;
 mod filters;
@@ -37,6 +38,7 @@ use std::time::{Duration, Instant};
 use self::{
     delivery::BestDeliveryRate,
     filters::{JITTER, MaxRateFilter, MinRtt},
+    probe::RttProbe,
 };
 
 /// The gain of cruise on rate × min_rtt. A higher gain fills a path that became faster sooner, but
@@ -158,15 +160,6 @@ enum WindowPhase {
     ProbeRtt(RttProbe),
 }
 
-#[derive(Debug)]
-struct RttProbe {
-    since: Instant,
-    /// The rate of the path, if a queue triggered the probe.
-    rate: Option<f64>,
-    /// When the outstanding credit fell to what the probe allows. PINGs sent after this time count.
-    drained: Option<Instant>,
-}
-
 /// A measured round: from sending a limit until it is reached, which takes at least a round trip.
 #[derive(Debug)]
 struct Round {
@@ -274,6 +267,16 @@ impl BandwidthEstimator {
                 bytes as f64 / elapsed.as_secs_f64(),
                 is_exhausted.then_some(granted),
             );
+        }
+    }
+
+    /// Leaves out `bytes` that count as received and did not arrive. The present round lasts as if
+    /// nothing had asked for them.
+    pub(super) fn on_skipped(&mut self, bytes: u64) {
+        self.delivery.skip(bytes);
+        if let Some(round) = &mut self.round {
+            round.received = round.received.saturating_add(bytes);
+            round.limit = round.limit.saturating_add(bytes);
         }
     }
 

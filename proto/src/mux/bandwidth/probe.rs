@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    BandwidthEstimator, RttProbe, RttSample, WindowPhase,
+    BandwidthEstimator, RttSample, WindowPhase,
     filters::{JITTER, MaxRateFilter, MinRtt},
 };
 
@@ -43,9 +43,27 @@ const EARLY_PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// use.
 const PROBE_GAIN: f64 = 0.5;
 
+/// An answer that exceeds min_rtt by this factor and by [`JITTER`] may have waited behind a lost
+/// segment of TCP, which takes a round trip at least. A second PING decides: a path that is longer
+/// delays it too.
+const LATE_FACTOR: f64 = 1.5;
+
 /// A probe without an answer ends after this many round trips plus this time.
 const PROBE_TIMEOUT_RTTS: u32 = 8;
 const PROBE_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// A probe of the path's length.
+#[derive(Debug)]
+pub(super) struct RttProbe {
+    since: Instant,
+    /// The rate of the path, if a queue triggered the probe.
+    rate: Option<f64>,
+    /// When the outstanding credit fell to what the probe allows, or when a late answer arrived.
+    /// PINGs sent after this time count.
+    drained: Option<Instant>,
+    /// The late answer after which a second PING decides.
+    late: Option<Duration>,
+}
 
 impl BandwidthEstimator {
     /// Returns the time from which a PING would answer the current probe.
@@ -58,6 +76,7 @@ impl BandwidthEstimator {
 
     /// Processes the arrival of data during a probe.
     pub(super) fn on_received_in_probe(&mut self, now: Instant, received: u64, limit: u64) {
+        let late_after = self.late_after();
         if let WindowPhase::ProbeRtt(probe) = &mut self.phase {
             // The path counts as drained when the outstanding credit is within an eighth of what the
             // probe allows.
@@ -69,10 +88,40 @@ impl BandwidthEstimator {
                 .latest_rtt
                 .saturating_mul(PROBE_TIMEOUT_RTTS)
                 .saturating_add(PROBE_TIMEOUT);
-            if now.saturating_duration_since(probe.since) > timeout {
-                self.end_probe(now, None);
+            let late = probe.late;
+            // Data arrives, so nothing stalls, and the second answer is late too.
+            let is_late_again = late.is_some()
+                && probe
+                    .drained
+                    .is_some_and(|since| now.saturating_duration_since(since) > late_after);
+            if is_late_again || now.saturating_duration_since(probe.since) > timeout {
+                self.end_probe(now, late);
             }
         }
+    }
+
+    /// Processes the answer to a PING that left on the drained path.
+    fn on_probe_answer(&mut self, now: Instant, rtt: Duration) {
+        // With the other direction as busy, its queue delays answers, and end_probe bounds them.
+        let is_late = rtt > self.late_after() && !self.bidirectional;
+        let WindowPhase::ProbeRtt(probe) = &mut self.phase else {
+            return;
+        };
+        match probe.late {
+            None if is_late => {
+                probe.late = Some(rtt);
+                probe.drained = Some(now);
+            }
+            late => self.end_probe(now, Some(late.map_or(rtt, |late| late.min(rtt)))),
+        }
+    }
+
+    /// Returns the round trip beyond which an answer is late.
+    fn late_after(&self) -> Duration {
+        let min_rtt = self.min_rtt();
+        min_rtt
+            .mul_f64(LATE_FACTOR)
+            .max(min_rtt.saturating_add(JITTER))
     }
 
     /// Processes the answer to a PING.
@@ -82,7 +131,7 @@ impl BandwidthEstimator {
         self.bidirectional = sample.bidirectional;
         if let WindowPhase::ProbeRtt(RttProbe { drained, .. }) = self.phase {
             if drained.is_some_and(|drained| sample.sent >= drained) {
-                self.end_probe(now, Some(sample.rtt));
+                self.on_probe_answer(now, sample.rtt);
             }
             return;
         }
@@ -159,6 +208,7 @@ impl BandwidthEstimator {
             since: now,
             rate,
             drained: None,
+            late: None,
         });
         // Use the latest rate: a path that became slower would not drain at the maximum rate.
         self.set_size(

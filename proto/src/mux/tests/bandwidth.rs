@@ -254,6 +254,73 @@ fn window_fills_a_path_that_becomes_fifty_times_longer() {
     }
 }
 
+const RTT: Duration = Duration::from_millis(100);
+
+/// The answer to a PING of this time.
+fn answer(sent: Instant, rtt: Duration) -> RttSample {
+    RttSample {
+        sent,
+        rtt,
+        credit_exhausted: true,
+        bidirectional: false,
+        quiet: false,
+    }
+}
+
+/// Returns an estimator whose path of one [`RTT`] has shown a queue, and which waits for the answer
+/// to a PING of the returned time.
+fn probing() -> (BandwidthEstimator, Instant) {
+    let (mut now, mut received) = (Instant::now(), 0);
+    let mut bandwidth = BandwidthEstimator::new(now, 256 * 1024, 16 << 20);
+    for round in 0..100 {
+        let rtt = if round < 20 { RTT } else { RTT * 3 / 2 };
+        bandwidth.on_rtt_sample(now, answer(now, rtt));
+        now += RTT;
+        if bandwidth.is_probing() {
+            // The peer has used up all its credit.
+            bandwidth.on_received(now, received, received);
+            assert_eq!(bandwidth.ping_wanted_since(), Some(now));
+            return (bandwidth, now);
+        }
+        let limit = received + bandwidth.size();
+        bandwidth.on_limit_sent(now - RTT, received, limit);
+        received += 1_000_000;
+        bandwidth.on_received(now, received, received + bandwidth.size());
+    }
+    panic!("the queue causes no probe");
+}
+
+#[test]
+fn late_answer_in_a_probe_counts_only_if_the_next_one_is_late_too() {
+    for (second, found) in [(RTT, RTT), (RTT * 4, RTT * 3), (RTT * 5 / 2, RTT * 5 / 2)] {
+        let (mut bandwidth, sent) = probing();
+        let late = sent + RTT * 3;
+        bandwidth.on_rtt_sample(late, answer(sent, RTT * 3));
+        assert_eq!((bandwidth.is_probing(), bandwidth.min_rtt()), (true, RTT));
+        assert_eq!(bandwidth.ping_wanted_since(), Some(late), "a second PING");
+        bandwidth.on_rtt_sample(late + second, answer(late, second));
+        assert_eq!(
+            (bandwidth.is_probing(), bandwidth.min_rtt()),
+            (false, found)
+        );
+    }
+}
+
+#[test]
+fn late_answer_in_a_probe_counts_if_data_arrives_before_the_next_one() {
+    let (mut bandwidth, sent) = probing();
+    let late = sent + RTT * 3;
+    bandwidth.on_rtt_sample(late, answer(sent, RTT * 3));
+    let received = 200_000_000;
+    bandwidth.on_received(late + RTT, received, received);
+    assert!(bandwidth.is_probing(), "the next answer may be in time");
+    bandwidth.on_received(late + RTT * 2, received, received);
+    assert_eq!(
+        (bandwidth.is_probing(), bandwidth.min_rtt()),
+        (false, RTT * 3)
+    );
+}
+
 /// Returns the window on a path of one gigabyte per second without length, after some time.
 fn window_on_loopback(
     bandwidth: &mut BandwidthEstimator,
@@ -262,14 +329,7 @@ fn window_on_loopback(
 ) -> u64 {
     const STEP: Duration = Duration::from_micros(100);
     for _ in 0..2000 {
-        let sample = RttSample {
-            sent: *now,
-            rtt: STEP,
-            credit_exhausted: true,
-            bidirectional: false,
-            quiet: false,
-        };
-        bandwidth.on_rtt_sample(*now, sample);
+        bandwidth.on_rtt_sample(*now, answer(*now, STEP));
         bandwidth.on_limit_sent(*now, *received, *received + bandwidth.size());
         *now += STEP;
         *received += 100_000;

@@ -21,8 +21,8 @@ const RECENT: u32 = 10;
 /// its marks a sixteenth of a round trip apart, and its round trip is up to a tick longer.
 const REQUIRED: f64 = 7.0 / 8.0;
 
-/// A probe during a stall measures too long a min_rtt, until the next shorter sample. Round trips of
-/// that time do not count, because the estimator measures longer ones.
+/// A probe during several stalls measures too long a min_rtt, until the next shorter sample. Round
+/// trips of that time do not count, because the estimator measures longer ones.
 const MIN_RTT_ERROR: f64 = 1.1;
 
 const WARM_UP: f64 = 2.0;
@@ -269,6 +269,36 @@ fn probe_withholds_credit_in_spite_of_the_floor() {
         smallest = smallest.min(window);
     }
     assert!(smallest < 0.75, "{smallest}");
+}
+
+#[test]
+fn stall_during_a_probe_is_not_a_longer_path() {
+    let mut simulation = PathSimulation::new(100.0, 50);
+    simulation.flow(0, SERVER, FULL, FULL);
+    simulation.run(4.0);
+    let until = simulation.seconds() + 20.0;
+    let bandwidth = |simulation: &mut PathSimulation| {
+        let window = &mut simulation.tunnels[0].muxes[CLIENT].window;
+        let bandwidth = window.bandwidth();
+        (bandwidth.ping_wanted_since(), bandwidth.min_rtt())
+    };
+    while bandwidth(&mut simulation).0.is_none() {
+        simulation.step();
+        assert!(simulation.seconds() < until, "no probe");
+    }
+    let round_trip = simulation.delay * 2;
+    simulation.run(round_trip.as_secs_f64() * 0.6);
+    assert!(bandwidth(&mut simulation).0.is_some(), "no answer yet");
+    // The answer is under way, or follows what is. All of that waits for a lost segment.
+    for (at, _) in &mut simulation.tunnels[0].lanes[CLIENT] {
+        *at += round_trip * 2;
+    }
+    while bandwidth(&mut simulation).0.is_some() {
+        simulation.step();
+        assert!(simulation.seconds() < until, "the probe does not end");
+    }
+    let min_rtt = bandwidth(&mut simulation).1;
+    assert!(min_rtt < round_trip * 3 / 2, "{min_rtt:?}");
 }
 
 #[test]

@@ -6,18 +6,19 @@ use bytes::Bytes;
 
 use super::{Pair, drain, frames, message, read_all};
 use crate::mux::{
+    bandwidth::RttSample,
     gaps::{GAP_TIMEOUT, PIECES_MAX},
     *,
 };
 
-const CONTROL: LaneId = LaneId::FIRST;
-const BULK: LaneId = LaneId(1);
+pub(super) const CONTROL: LaneId = LaneId::FIRST;
+pub(super) const BULK: LaneId = LaneId(1);
 
 /// The most bulk data under way on a control lane that has delivered none.
 const CONTROL_BULK: usize = 4 * 1024;
 
 /// A pair with two lanes, and a stream that both ends know.
-fn pair_with_two_lanes() -> (Pair, StreamId) {
+pub(super) fn pair_with_two_lanes() -> (Pair, StreamId) {
     let mut pair = Pair::new();
     let stream = pair.stream();
     // The acknowledgement shows the client that the server knows the stream.
@@ -34,7 +35,7 @@ fn pair_with_two_lanes() -> (Pair, StreamId) {
 }
 
 /// Returns the messages that `mux` sends now on `lane`.
-fn messages(mux: &mut Mux, now: Instant, lane: LaneId) -> Vec<Bytes> {
+pub(super) fn messages(mux: &mut Mux, now: Instant, lane: LaneId) -> Vec<Bytes> {
     std::iter::from_fn(|| {
         let mut out = bytes::BytesMut::new();
         mux.poll_transmit(now, lane, &mut out, 65_536)
@@ -44,17 +45,17 @@ fn messages(mux: &mut Mux, now: Instant, lane: LaneId) -> Vec<Bytes> {
 }
 
 /// Carries what one end sends now on `lane` to the other.
-fn carry(from: &mut Mux, to: &mut Mux, now: Instant, lane: LaneId) {
+pub(super) fn carry(from: &mut Mux, to: &mut Mux, now: Instant, lane: LaneId) {
     for message in messages(from, now, lane) {
         to.handle_message(now, lane, message).unwrap();
     }
 }
 
-fn content(length: usize) -> Bytes {
+pub(super) fn content(length: usize) -> Bytes {
     (0..length).map(|at| (at % 251) as u8).collect()
 }
 
-fn data_bytes(messages: &[Bytes]) -> usize {
+pub(super) fn data_bytes(messages: &[Bytes]) -> usize {
     let lengths = messages.iter().cloned().flat_map(frames).map(|frame| {
         if let TunnelFrame::Data { bytes, .. } = frame {
             bytes.len()
@@ -114,61 +115,6 @@ fn bulk_data_on_the_control_lane_waits_for_what_left_before() {
 }
 
 #[test]
-fn what_left_on_a_stalled_control_lane_leaves_on_another() {
-    let (mut pair, stream) = pair_with_two_lanes();
-    pair.client.write(stream, content(100)).unwrap();
-    let stalled = messages(&mut pair.client, pair.now, CONTROL);
-    assert_eq!(data_bytes(&stalled), 100);
-    assert_eq!(messages(&mut pair.client, pair.now, BULK).len(), 0);
-    let deadline = pair.client.poll_timeout().unwrap();
-    pair.client.handle_timeout(deadline).unwrap();
-    pair.now = deadline;
-    let again = messages(&mut pair.client, pair.now, BULK);
-    assert_eq!(data_bytes(&again), 100);
-    for (lane, message) in again
-        .into_iter()
-        .map(|message| (BULK, message))
-        .chain(stalled.into_iter().map(|message| (CONTROL, message)))
-    {
-        pair.server.handle_message(pair.now, lane, message).unwrap();
-    }
-    assert_eq!(read_all(&mut pair.server, pair.now, stream), content(100));
-    assert_eq!(pair.server.read(stream), Ok(StreamRead::Wait));
-}
-
-#[test]
-fn credit_that_left_on_a_stalled_control_lane_leaves_on_another() {
-    let (mut pair, stream) = pair_with_two_lanes();
-    pair.client.write(stream, content(60_000)).unwrap();
-    carry(&mut pair.client, &mut pair.server, pair.now, BULK);
-    assert_eq!(
-        read_all(&mut pair.server, pair.now, stream),
-        content(60_000)
-    );
-    pair.now += Duration::from_millis(100);
-    pair.server.handle_timeout(pair.now).unwrap();
-    let windows = |messages: Vec<Bytes>| {
-        let frames = messages.into_iter().flat_map(frames);
-        let limits = frames.filter_map(|frame| {
-            if let TunnelFrame::Window { received, .. } = frame {
-                Some(received)
-            } else {
-                None
-            }
-        });
-        limits.max()
-    };
-    let stalled = messages(&mut pair.server, pair.now, CONTROL);
-    assert_eq!(windows(stalled), Some(60_001));
-    pair.now = pair.server.poll_timeout().unwrap();
-    pair.server.handle_timeout(pair.now).unwrap();
-    assert_eq!(
-        windows(messages(&mut pair.server, pair.now, BULK)),
-        Some(60_001)
-    );
-}
-
-#[test]
 fn a_stream_uses_the_lane_of_its_open_until_the_peer_knows_it() {
     let (mut pair, _) = pair_with_two_lanes();
     let stream = pair.client.open(Bytes::new());
@@ -198,7 +144,7 @@ fn a_stream_that_the_peer_has_not_named_continues_after_its_lane_was_left() {
     );
     carry(&mut pair.client, &mut pair.server, pair.now, CONTROL);
     // The server's applications wait for a request, so the server sends nothing about the streams.
-    pair.client.retire_lane(CONTROL);
+    pair.client.retire_lane(pair.now, CONTROL);
     pair.client.write(asking, content(100)).unwrap();
     pair.client.finish(asking);
     pair.client.finish(ending);
@@ -207,7 +153,7 @@ fn a_stream_that_the_peer_has_not_named_continues_after_its_lane_was_left() {
     for message in before {
         pair.server.handle_message(pair.now, BULK, message).unwrap();
     }
-    pair.server.retire_lane(CONTROL);
+    pair.server.retire_lane(pair.now, CONTROL);
     pair.client.remove_lane(CONTROL);
     carry(&mut pair.client, &mut pair.server, pair.now, BULK);
     assert_eq!(read_all(&mut pair.server, pair.now, asking), content(100));
@@ -219,11 +165,11 @@ fn a_stream_that_the_peer_has_not_named_continues_after_its_lane_was_left() {
 #[test]
 fn messages_of_two_lanes_arrive_in_any_order() {
     let (mut pair, stream) = pair_with_two_lanes();
-    pair.client.retire_lane(CONTROL);
+    pair.client.retire_lane(pair.now, CONTROL);
     pair.client.write(stream, content(20_000)).unwrap();
     let first = messages(&mut pair.client, pair.now, BULK);
     pair.client.add_lane(pair.now, LaneId(2));
-    pair.client.retire_lane(BULK);
+    pair.client.retire_lane(pair.now, BULK);
     pair.client.write(stream, content(10_000)).unwrap();
     pair.client.finish(stream);
     let later = messages(&mut pair.client, pair.now, LaneId(2));
@@ -348,7 +294,7 @@ fn a_gap_that_is_never_filled_ends_the_tunnel() {
     let deadline = pair.now + GAP_TIMEOUT;
     let almost = deadline - Duration::from_millis(1);
     assert_eq!(pair.server.handle_timeout(almost), Ok(()));
-    pair.server.retire_lane(CONTROL);
+    pair.server.retire_lane(pair.now, CONTROL);
     pair.server.lose_lane(pair.now, BULK);
     assert_eq!(
         pair.server.handle_timeout(deadline),
@@ -395,5 +341,46 @@ fn contradicting_bytes_of_two_lanes_end_the_tunnel() {
     assert_eq!(
         pair.server.handle_message(pair.now, CONTROL, other),
         Err(MuxError::Protocol("DATA contradicts earlier DATA"))
+    );
+}
+
+#[test]
+fn bytes_that_a_reset_leaves_out_are_no_delivery() {
+    const LEFT_OUT: u64 = 60_000;
+    let (mut pair, stream) = pair_with_two_lanes();
+    let others: Vec<StreamId> = (0..6).map(|_| pair.client.open(Bytes::new())).collect();
+    carry(&mut pair.client, &mut pair.server, pair.now, CONTROL);
+    let bandwidth = pair.server.window.bandwidth();
+    bandwidth.restart(pair.now);
+    let sample = RttSample {
+        sent: pair.now,
+        rtt: Duration::from_millis(100),
+        credit_exhausted: false,
+        bidirectional: false,
+        quiet: false,
+    };
+    bandwidth.on_rtt_sample(pair.now, sample);
+    let (window, received) = (bandwidth.size(), pair.server.window.received());
+    assert!(window < 6 * LEFT_OUT, "{window}");
+    for at in 0..60 {
+        // These overtake their data, which is under way on the other lane.
+        for &stream in others.iter().filter(|_| at == 30) {
+            let reset = TunnelFrame::Reset {
+                stream,
+                final_offset: LEFT_OUT,
+                code: ResetCode::Cancelled,
+            };
+            let reset = message(&[reset]);
+            pair.server.handle_message(pair.now, BULK, reset).unwrap();
+        }
+        let piece = data(stream, 1 + at * 100, content(100));
+        pair.server.handle_message(pair.now, BULK, piece).unwrap();
+        pair.now += Duration::from_millis(10);
+    }
+    assert_eq!(pair.server.window.bandwidth().size(), window);
+    assert_eq!(
+        pair.server.window.received(),
+        received + 60 * 100 + 6 * LEFT_OUT,
+        "they take credit"
     );
 }

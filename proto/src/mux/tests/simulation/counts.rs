@@ -11,6 +11,8 @@ pub(super) struct NetworkCounts {
     pub leaves: u64,
     /// The number of lanes that were lost while another remained.
     pub losses: u64,
+    /// The number of times that one direction of an attachment stalled.
+    pub stalls: u64,
     pub refused: u64,
     /// The number of lists begun.
     pub lists: u64,
@@ -29,6 +31,7 @@ impl std::ops::AddAssign for NetworkCounts {
         self.joins += other.joins;
         self.leaves += other.leaves;
         self.losses += other.losses;
+        self.stalls += other.stalls;
         self.refused += other.refused;
         self.lists += other.lists;
         self.parts += other.parts;

@@ -5,6 +5,7 @@
 
 mod application;
 mod counts;
+mod in_flight;
 mod lane_requests;
 mod network;
 
@@ -132,6 +133,7 @@ impl Simulation {
             2..8 => self.attach(),
             8 => self.leave(),
             9..13 => self.request_lanes(),
+            13 => self.stall(),
             _ => {}
         }
         self.step();
@@ -341,6 +343,7 @@ fn hundred_thousand_cuts_lose_no_byte_and_reset_no_stream() {
             && counts.joins > 5000
             && counts.leaves > 100
             && counts.losses > 1000
+            && counts.stalls > 5000
             && counts.refused > 1000
             && counts.parts > 2000
             && counts.lane_requests > 10_000

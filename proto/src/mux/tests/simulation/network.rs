@@ -3,39 +3,24 @@
 //! and answers, and decides which attachment each end uses.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Simulation, counts::NetworkCounts};
+use super::{
+    Simulation,
+    counts::NetworkCounts,
+    in_flight::{Direction, Item},
+};
 use crate::mux::{LaneId, TunnelFrame};
 
 pub(super) const CLIENT: usize = 0;
 pub(super) const SERVER: usize = 1;
 
-/// An item in flight on an attachment.
-#[derive(Debug)]
-enum Item {
-    /// The client's handshake message.
-    Offer { joins: bool },
-    /// The server's handshake message.
-    Answer { joins: bool },
-    /// A message of a mux or a candidate.
-    Message(Bytes),
-    /// The last message that an end sends on a lane.
-    Left,
-    /// The end of the attachment.
-    Closed,
-}
-
-/// One direction of an attachment.
-#[derive(Debug)]
-struct Direction {
-    items: VecDeque<(Instant, Item)>,
-    latest: Instant,
-}
+/// The longest stall, in milliseconds: several times the delay after which an answer is late.
+const STALL_MAX_MS: u64 = 100;
 
 #[derive(Debug)]
 struct SimulatedAttachment {
@@ -106,12 +91,8 @@ impl Network {
 
 impl SimulatedAttachment {
     fn new(now: Instant) -> Self {
-        let directions = [0, 1].map(|_| Direction {
-            items: VecDeque::new(),
-            latest: now,
-        });
         SimulatedAttachment {
-            directions,
+            directions: [0, 1].map(|_| Direction::new(now)),
             ended: false,
         }
     }
@@ -167,7 +148,7 @@ impl Simulation {
         let end = &mut self.network.ends[side];
         end.lanes.remove(&lane);
         end.leaving.insert(lane);
-        self.peers[side].mux.retire_lane(LaneId(lane));
+        self.peers[side].mux.retire_lane(self.now, LaneId(lane));
         self.send(side, lane, Item::Left);
     }
 
@@ -194,6 +175,16 @@ impl Simulation {
             self.end_direction(attempt, side, at);
         }
         true
+    }
+
+    /// Stalls one direction of a random attachment, as TCP does that repeats a lost segment.
+    pub(super) fn stall(&mut self) {
+        let toward = self.rng.usize(0..2);
+        let time = Duration::from_millis(self.rng.u64(0..STALL_MAX_MS));
+        if let Some(attachment) = self.rng.choice(self.network.attachments.values_mut()) {
+            self.network.counts.stalls += 1;
+            attachment.directions[toward].stall(self.now, time);
+        }
     }
 
     /// Closes an attachment from one end. Messages in flight may still arrive at either end.
@@ -432,13 +423,5 @@ impl Simulation {
             assert!(had && out.len() <= room);
             self.send(side, lane, Item::Message(out.freeze()));
         }
-    }
-}
-
-impl Direction {
-    /// Appends an item that arrives at `at`, or later if an earlier item does.
-    fn push(&mut self, at: Instant, item: Item) {
-        self.latest = self.latest.max(at);
-        self.items.push_back((self.latest, item));
     }
 }
