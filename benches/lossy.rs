@@ -184,7 +184,8 @@ fn measure_event(event: &EventRow, options: &Options) -> anyhow::Result<EventMea
     let mut measured = EventMeasured::default();
     for system in System::ALL {
         // Each system gets a new path, as broken transfers leave packets and connections behind.
-        let mut testbed = match Testbed::start(event.conditions, "cubic", event.min_links, options)? {
+        let mut testbed = match Testbed::start(event.conditions, "cubic", event.min_links, options)?
+        {
             Ok(testbed) => testbed,
             Err(reason) => {
                 measured.skipped = Some(reason);

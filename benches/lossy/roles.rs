@@ -65,7 +65,8 @@ impl Roles {
             let mut configuration = json!({ "mode": mode, "log_level": "info",
                 "master": master.to_string(), "ports": [port] });
             if options.links > 0 {
-                configuration["links"] = json!({ "min": min_links.min(options.links), "max": options.links });
+                configuration["links"] =
+                    json!({ "min": min_links.min(options.links), "max": options.links });
                 configuration["congestion_control"] = json!("system");
             }
             configuration

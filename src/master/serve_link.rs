@@ -125,10 +125,9 @@ async fn establish(
     };
     let role = hello.claims.role;
     Span::current().record("role", display(role));
-    let link =
-        shared
-            .router
-            .new_link(number, party(visitor), hello.claims.instance, identity);
+    let link = shared
+        .router
+        .new_link(number, party(visitor), hello.claims.instance, identity);
     let place = permit.become_link(role, &link.outbox);
     if let Err(error) = place.map(|place| link.set_place(place)) {
         shared.router.refusals.count("link", error.reason());

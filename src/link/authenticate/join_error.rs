@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn wait_before_welcome_is_short_and_the_one_after_it_may_be_longer() {
-        let minutes = |minutes| Duration::from_secs(60 * minutes);
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
         for (asked, before, after) in [
             (Duration::from_secs(20), 20, 20),
             (minutes(1), 60, 60),

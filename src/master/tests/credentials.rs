@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::throttle::THROTTLE_BURST;
 use report_proto::crypto::{Challenge, Credential, CredentialSecret};
 
 /// The credentials of a test.

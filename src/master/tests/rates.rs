@@ -68,9 +68,11 @@ impl MemoryMaster {
         let (number, party) = (self.next_link, IpAddr::from([10, 0, 0, instance]));
         self.next_link += 1;
         let instance = Id([instance; 16]);
-        let link = self
-            .router
-            .new_link(number, party, instance, role == Role::Server);
+        let identity = match role {
+            Role::Server => Identity::MasterKey,
+            Role::Client => Identity::Anonymous,
+        };
+        let link = self.router.new_link(number, party, instance, identity);
         let entry = AuthenticatedLink {
             link: number,
             party,
