@@ -28,7 +28,8 @@ pub struct Limits {
     /// The highest numbers.
     #[serde(skip_serializing_if = "is_default")]
     pub counts: Counts,
-    /// The share of a scarce rate, compared with others of the same owner: 1 to 1,000, by default 1.
+    /// The share of a scarce rate, compared with others of the same owner: 1 to 1,000. By default
+    /// 1.
     #[serde(skip_serializing_if = "is_one")]
     pub weight: u32,
 }
@@ -100,7 +101,7 @@ pub struct Counts {
     /// Links. For a key: links of servers that register it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub links: Option<u32>,
-    /// New attachments in a minute.
+    /// New tunnels in a minute. Further lanes and resumptions of a tunnel do not count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attachments_per_minute: Option<u32>,
 }

@@ -20,6 +20,8 @@
     )
 )]
 
+mod decide;
+mod denied;
 mod id;
 mod limits;
 mod networks;
@@ -27,9 +29,16 @@ mod period;
 mod problem;
 mod quota;
 mod records;
+mod table;
+#[cfg(test)]
+mod tests;
 mod validity;
 
 pub use crate::quantity::{ByteSize, Rate};
+pub use decide::{
+    Admission, AttachCounts, AttachQuery, LinkIdentity, LiveCounts, RegisterCounts, RegisterQuery,
+};
+pub use denied::Denied;
 pub use id::{AccountId, CredentialId, TokenId};
 pub use limits::{Counts, Limits, RateLimit, Rates};
 pub use networks::{InvalidNetwork, Network, Networks};
@@ -42,6 +51,7 @@ pub use records::{
     Account, Credential, CredentialRecord, RelayPolicy, Reserve, ServiceKey, Token, TokenHash,
     TokenRecord, TokenRole, Verifier,
 };
+pub use table::{Affected, Changes, KeyPolicy, PolicyTable};
 pub use validity::{InvalidTime, UnixTime, Validity, ValidityState};
 
 /// Whether the value is the default, so that it need not be written.

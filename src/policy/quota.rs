@@ -1,4 +1,4 @@
-//! Quotas: bytes for each period, and what happens at parts of them.
+//! Quotas: bytes for each period, and the actions at parts of them.
 
 use serde::{Deserialize, Serialize};
 
@@ -67,27 +67,27 @@ pub struct Quota {
     pub direction: Direction,
     /// The bytes of a period, as a number or as text such as `"1 TB"`.
     pub bytes: ByteSize,
-    /// What happens at parts of the quota, by ascending percentage. By default a notice at 80 and
+    /// The actions at parts of the quota, by ascending percentage. By default a notice at 80 and
     /// 95 percent, and a slow rate at 100.
     #[serde(default = "default_thresholds")]
     pub thresholds: Vec<Threshold>,
 }
 
-/// A part of a quota, and what happens when it is used up.
+/// A part of a quota, and the action when it is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "store", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Threshold {
     /// The percentage of the quota, 1 to 200.
     pub percent: u16,
-    /// What happens.
+    /// The action.
     pub action: ThresholdAction,
     /// The rate of `slow`, by default 64 KiB/s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
 }
 
-/// What happens at a threshold.
+/// The action at a threshold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "store", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]

@@ -1,5 +1,5 @@
-//! The records of a store: accounts, credentials, service keys, tokens, and the policy of the relay.
-//! What a record contains apart from its policy, such as a verifier, is never part of its JSON.
+//! The records of a store: accounts, credentials, service keys, tokens, and the policy of the
+//! relay. The JSON of a record contains neither a verifier nor a hash.
 
 use std::fmt;
 
@@ -74,7 +74,7 @@ impl Account {
         }
     }
 
-    /// Returns what is wrong with the record.
+    /// Returns the problems of the record.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Problems::default();
@@ -123,7 +123,7 @@ impl Credential {
         }
     }
 
-    /// Returns what is wrong with the record.
+    /// Returns the problems of the record.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Problems::default();
@@ -223,7 +223,7 @@ impl ServiceKey {
         }
     }
 
-    /// Returns what is wrong with the record.
+    /// Returns the problems of the record.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Problems::default();
@@ -238,7 +238,7 @@ impl ServiceKey {
     }
 }
 
-/// What a token of the admin API allows. Each role includes those before it.
+/// The rights of a token of the admin API. Each role includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "store", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
@@ -260,7 +260,7 @@ pub struct Token {
     pub id: TokenId,
     /// The name, which no other token has.
     pub name: String,
-    /// What it allows.
+    /// Its rights.
     pub role: TokenRole,
     /// The time until which it is valid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -277,7 +277,7 @@ impl Token {
         !self.revoked && self.expires.is_none_or(|end| now < end.seconds())
     }
 
-    /// Returns what is wrong with the record.
+    /// Returns the problems of the record.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Problems::default();
@@ -330,8 +330,8 @@ pub struct Reserve {
 }
 
 impl RelayPolicy {
-    /// Returns the part of a quota's bytes that the traffic of an account may use. `None` is traffic
-    /// without an account.
+    /// Returns the part of a quota's bytes that the traffic of an account may use. `None` is
+    /// traffic without an account.
     #[must_use]
     pub fn bytes_for(&self, account: Option<AccountId>, bytes: ByteSize) -> ByteSize {
         let kept = match self.reserve {
@@ -342,7 +342,7 @@ impl RelayPolicy {
         ByteSize(u64::try_from(part).unwrap_or(u64::MAX))
     }
 
-    /// Returns what is wrong with the policy.
+    /// Returns the problems of the policy.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Problems::default();

@@ -10,9 +10,9 @@ use serde::{
 
 use super::{period::Zone, problem::Problems};
 
-/// A point in time after 1970, in seconds. In JSON it is text of RFC 3339, and it may be read from a
-/// date, from a date with a zone such as `2027-01-31[Europe/Berlin]`, or from Unix seconds. A date
-/// means its first moment, without a zone that of UTC.
+/// A point in time since 1970, in seconds. In JSON it is text of RFC 3339, and it may be read from
+/// a date, from a date with a zone such as `2027-01-31[Europe/Berlin]`, or from Unix seconds. A
+/// date means its first moment, without a zone that of UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(
     feature = "store",
@@ -21,17 +21,17 @@ use super::{period::Zone, problem::Problems};
 )]
 pub struct UnixTime(NonZeroI64);
 
-/// A text that is not a point in time after 1970.
+/// A text that is not a point in time since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "\"{0}\" is not a time after 1970 (write a date such as \"2027-01-31\", or a time such as \
+    "\"{0}\" is not a time since 1970 (write a date such as \"2027-01-31\", or a time such as \
      \"2027-01-31T18:00:00Z\" or \"2027-01-31T18:00[Europe/Berlin]\")"
 )]
 pub struct InvalidTime(String);
 
 impl UnixTime {
     /// Creates a time from Unix seconds. Returns `None` if the calendar does not contain it, or if
-    /// it is not after 1970. So a column that contains 0 is `None`.
+    /// it is not since 1970. So a column that contains 0 is `None`.
     #[must_use]
     pub fn new(seconds: i64) -> Option<Self> {
         let seconds = NonZeroI64::new(seconds).filter(|seconds| seconds.is_positive())?;
@@ -51,10 +51,11 @@ impl UnixTime {
         self.0.get()
     }
 
-    /// Parses a time of RFC 3339, a time with a zone in brackets, or a local time or date in `zone`.
+    /// Parses a time of RFC 3339, a time with a zone in brackets, or a local time or date in
+    /// `zone`.
     ///
     /// # Errors
-    /// If the text has another form, or is not after 1970.
+    /// If the text has another form, or is not since 1970.
     pub fn parse(text: &str, zone: &Zone) -> Result<Self, InvalidTime> {
         let timestamp = if text.contains('[') {
             text.parse::<ZonedDateTime>().map(|time| time.timestamp())
