@@ -32,19 +32,29 @@ use sqlx::{
 };
 use tokio::sync::watch as status_channel;
 
+mod accounts;
+mod changes;
+mod credentials;
 mod database_url;
 mod dialect;
 mod error;
+mod keys;
 mod migrations;
 mod pages;
+mod relay;
 mod rows;
+mod tokens;
 mod transaction;
+mod watch;
 
+pub use changes::Delta;
 pub use database_url::{InvalidStoreUrl, StoreUrl};
 pub use dialect::Dialect;
 pub use error::{RecordKind, StoreError};
+pub use keys::KeyPosition;
 pub use pages::{MAX_PAGE, Page, Stored};
 pub use transaction::Change;
+pub use watch::ChangeWatch;
 
 /// How long an operation waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -178,7 +188,7 @@ impl Store {
             // A refused statement is an answer too.
             _ => None,
         };
-        self.status.send_if_modified(|status| {
+        let has_turned = self.status.send_if_modified(|status| {
             let turns = status.is_up() != error.is_none();
             if turns {
                 *status = StoreStatus {
@@ -188,6 +198,11 @@ impl Store {
             }
             turns
         });
+        match error {
+            Some(cause) if has_turned => tracing::warn!(store = %self.url, %cause, "store away"),
+            None if has_turned => tracing::info!(store = %self.url, "store answers again"),
+            _ => {}
+        }
         result
     }
 }

@@ -1,10 +1,10 @@
 //! Statements with a deadline, and transactions that write.
 
-use std::{future::Future, time::Duration};
+use std::{fmt, future::Future, time::Duration};
 
 use sqlx::{Any, Transaction, any::AnyRow};
 
-use super::{Dialect, Store, StoreError, dialect::Query};
+use super::{Dialect, RecordKind, Store, StoreError, dialect::Query, rows::Columns};
 
 /// How long a statement may take. SQLite waits for another process for 5 s.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,6 +54,7 @@ impl WriteTransaction<'_> {
     }
 
     /// Returns the rows of a query.
+    #[allow(dead_code, reason = "for usage, history and the audit log")]
     pub(crate) async fn fetch_all(&mut self, query: Query) -> Result<Vec<AnyRow>, StoreError> {
         let rows = bounded(query.fetch_all(&mut *self.inner)).await;
         self.store.observe(rows)
@@ -85,8 +86,67 @@ impl<'a> Change<'a> {
     }
 
     /// Returns the transaction, for further rows that belong to the change.
+    #[allow(dead_code, reason = "for usage, history and the audit log")]
     pub(crate) fn transaction(&mut self) -> &mut WriteTransaction<'a> {
         &mut self.transaction
+    }
+
+    /// Returns a statement.
+    pub(super) fn query(&self, sql: &'static str) -> Query {
+        self.transaction.dialect().query(sql)
+    }
+
+    /// Returns a new id for an account or a token.
+    pub(super) async fn next_id(&mut self) -> Result<i64, StoreError> {
+        let increment = self.query("UPDATE store_state SET last_id = last_id + 1 WHERE id = 1");
+        self.transaction.execute(increment).await?;
+        let query = self.query("SELECT last_id FROM store_state WHERE id = 1");
+        let row = self.transaction.fetch_optional(query).await?;
+        super::counter_of(row.as_ref(), "last_id")
+    }
+
+    /// Checks that a record exists and has the expected version. The query selects its `changed`.
+    ///
+    /// The lock of the change counter keeps the version until the end of the change.
+    pub(super) async fn check_version(
+        &mut self,
+        query: Query,
+        kind: RecordKind,
+        id: &(dyn fmt::Display + Sync),
+        expected: Option<i64>,
+    ) -> Result<(), StoreError> {
+        let row = self.transaction.fetch_optional(query).await?;
+        let row = row.ok_or_else(|| StoreError::NotFound {
+            field: "id",
+            kind,
+            id: id.to_string(),
+        })?;
+        let found = Columns::new(&row, kind, "changed").number("changed")?;
+        match expected {
+            Some(expected) if expected != found => Err(StoreError::Conflict {
+                kind,
+                id: id.to_string(),
+                expected,
+                found,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns an error if a query finds a row, because another record has the value of the field.
+    pub(super) async fn check_unique(
+        &mut self,
+        query: Query,
+        field: &'static str,
+        value: &(dyn fmt::Display + Sync),
+    ) -> Result<(), StoreError> {
+        match self.transaction.fetch_optional(query).await? {
+            None => Ok(()),
+            Some(_) => Err(StoreError::Duplicate {
+                field,
+                value: value.to_string(),
+            }),
+        }
     }
 
     /// Commits the change and announces it. Returns its counter.

@@ -1,15 +1,17 @@
--- One line: the counter that each change of a policy increments. Its lock puts writers in order.
+-- One row. Each change of a policy increments "change_counter", whose lock puts writers in order.
+-- "last_id" is the latest id of an account or a token: ids are never used again.
 CREATE TABLE store_state (
     id BIGINT NOT NULL PRIMARY KEY,
     change_counter BIGINT NOT NULL,
     purge_floor BIGINT NOT NULL,
+    last_id BIGINT NOT NULL,
     maintained_at BIGINT NOT NULL,
     relay_policy TEXT NOT NULL,
     relay_changed BIGINT NOT NULL
 ){suffix};
 
-INSERT INTO store_state (id, change_counter, purge_floor, maintained_at, relay_policy, relay_changed)
-VALUES (1, 1, 0, 0, '', 0);
+INSERT INTO store_state (id, change_counter, purge_floor, last_id, maintained_at, relay_policy, relay_changed)
+VALUES (1, 1, 0, 1, 0, '', 1);
 
 -- In all tables: a time of 0 means none, and an empty text means the default. A row with a time in
 -- "removed" is a tombstone.
