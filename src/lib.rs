@@ -23,6 +23,7 @@
 //! | [`net`] | from a host name to a socket of messages: TCP, proxies, TLS, the WebSocket |
 //! | [`diagnosis`] | a failure as data: its code, the evidence, the cause and the remedy |
 //! | [`throttle`] | limits guesses of a secret, for each address |
+//! | `store` | the database of a master: records, changes, usage (feature `store`) |
 //! | [`policy`] | accounts, keys and their limits: records, validation, decisions |
 //! | [`random`], [`text`], [`quantity`], [`suspend`], [`tcp_table`] | the system's random numbers; text files; sizes and rates with a unit; time in suspend; the kernel's table of TCP connections |
 //! | [`report_proto`] | the pure layers, a separate crate: frames, multiplexer, ciphers, compression |
@@ -47,6 +48,8 @@ pub mod policy;
 pub mod quantity;
 pub mod random;
 pub mod server;
+#[cfg(feature = "store")]
+pub mod store;
 pub mod supervisor;
 pub mod suspend;
 pub mod tcp_table;
