@@ -1,4 +1,4 @@
-//! The store over SQLite, PostgreSQL and MariaDB: one suite for all of them, and what differs.
+//! The store over SQLite, PostgreSQL and MariaDB: one suite for all of them, and the differences.
 
 mod accounts;
 mod backends;
@@ -15,7 +15,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use report::store::{Store, StoreError, StoreUrl};
 
-/// A limit for what usually takes milliseconds, on a busy machine.
+/// A limit for operations that usually take milliseconds, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A time of the tests, in Unix seconds.

@@ -1,4 +1,5 @@
-//! How long a master with 100,000 keys takes to start, and how long a page of their list takes.
+//! The start of a master with 100,000 keys, and a page of their list. To measure them, run
+//! `cargo test --release --test integration store::scale -- --ignored --nocapture`.
 
 use std::time::{Duration, Instant};
 
@@ -57,19 +58,19 @@ fn measure(backend: &Backend) {
 }
 
 #[test]
-#[ignore = "run it with: cargo test --release --test integration store::scale -- --ignored --nocapture"]
+#[ignore = "measures; the command is at the top of the file"]
 fn sqlite_holds_many_keys() {
     measure(&Backend::sqlite());
 }
 
 #[test]
-#[ignore = "run it with: cargo test --release --test integration store::scale -- --ignored --nocapture"]
+#[ignore = "measures; the command is at the top of the file"]
 fn postgres_holds_many_keys() {
     measure(&Backend::postgres());
 }
 
 #[test]
-#[ignore = "run it with: cargo test --release --test integration store::scale -- --ignored --nocapture"]
+#[ignore = "measures; the command is at the top of the file"]
 fn mariadb_holds_many_keys() {
     measure(&Backend::mariadb());
 }

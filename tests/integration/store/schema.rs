@@ -9,7 +9,7 @@ use super::{
     open, soon, try_open,
 };
 
-/// Executes a statement behind the back of the store.
+/// Executes a statement without the store.
 async fn execute(url: &str, sql: &str) {
     sqlx::any::install_default_drivers();
     let pool = AnyPool::connect(url).await.expect("a connection");

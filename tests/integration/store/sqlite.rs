@@ -1,4 +1,4 @@
-//! What only SQLite has: a file.
+//! The file of SQLite.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 

@@ -10,7 +10,7 @@ use std::{
 
 use super::{accounts, backends::Backend, block_on, changes, credentials, keys, schema};
 
-/// A case: its name, and what it does with the URL of its database.
+/// A case, which receives the URL of its database.
 struct Case {
     name: &'static str,
     run: fn(String) -> Pin<Box<dyn Future<Output = ()>>>,
