@@ -25,6 +25,8 @@ mod resources;
 mod roles;
 mod several_masters;
 mod store_daemons;
+#[cfg(feature = "store")]
+mod store;
 #[path = "../support/mod.rs"]
 mod support;
 mod survival;

@@ -170,8 +170,9 @@ struct Trial {
     from: usize,
     /// The rate of each direction before the first step at which losses limited it.
     rates_before: [Option<f64>; 2],
-    /// How long the links of the last step took until all were up.
-    links_took: Option<Duration>,
+    /// How long some links of the last step were missing, and whether all have been up since.
+    missing: Duration,
+    is_complete: bool,
 }
 
 /// The time after a trial that brought nothing.
@@ -268,9 +269,10 @@ impl LinkDemand {
         let trial = self.trial.get_or_insert(Trial {
             from: self.wanted,
             rates_before: [None, None],
-            links_took: None,
+            missing: Duration::ZERO,
+            is_complete: false,
         });
-        trial.links_took = None;
+        (trial.missing, trial.is_complete) = (Duration::ZERO, false);
         for (direction, rate) in self.directions.iter().zip(&mut trial.rates_before) {
             if is_limited(direction) && rate.is_none() {
                 *rate = Some(direction.limited_rate());
@@ -292,10 +294,15 @@ impl LinkDemand {
         let (Some(trial), Some(stepped)) = (&mut self.trial, self.stepped_at) else {
             return;
         };
-        if trial.links_took.is_none() && links >= self.wanted {
-            trial.links_took = Some(now.saturating_duration_since(stepped));
+        trial.is_complete |= links >= self.wanted;
+        if !trial.is_complete {
+            trial.missing = now.saturating_duration_since(stepped);
         }
-        let time = trial.links_took.map_or(MAX_TRIAL, |took| TRIAL + 2 * took);
+        let time = if trial.is_complete {
+            TRIAL + 2 * trial.missing
+        } else {
+            MAX_TRIAL
+        };
         if !has_passed(time.min(MAX_TRIAL), stepped, now) {
             return;
         }

@@ -140,18 +140,28 @@ fn seconds(seconds: f64) -> Duration {
 #[test]
 fn random_loss_goes_to_maximum_within_five_seconds_and_stays() {
     for way in [Way::Received, Way::Sent] {
+        let mut heavy = 0;
         let mut times: Vec<Duration> = (0..200)
             .map(|seed| {
                 let mut fixture = Fixture::new(MAX, seed);
                 let wanted = fixture.transfer(&mut RandomLoss::new(0.01, 0.1), way, 120);
                 assert_eq!(wanted, MAX, "seed {seed}: {:?}", fixture.changes);
                 let numbers: Vec<_> = fixture.changes.iter().map(|(_, wanted)| *wanted).collect();
-                assert_eq!(numbers, [4, 8], "seed {seed}: one row of steps");
-                let [first, second] = [0, 1].map(|index| fixture.changes[index].0);
-                assert!(second - first >= seconds(1.5), "seed {seed}");
-                second
+                // By chance, the losses of three seconds can be heavy.
+                assert!(
+                    matches!(numbers[..], [4, 8] | [8]),
+                    "seed {seed}: one row of steps, not {numbers:?}"
+                );
+                heavy += usize::from(numbers == [8]);
+                let [first, last] = [0, numbers.len() - 1].map(|index| fixture.changes[index].0);
+                assert!(
+                    numbers == [8] || last - first >= seconds(1.5),
+                    "seed {seed}"
+                );
+                last
             })
             .collect();
+        assert!(heavy <= 10, "{heavy} of 200 runs skipped a step");
         times.sort();
         // A link of 1 Mbit/s loses a segment a second. By chance there are pauses of some seconds.
         assert!(times[100] <= seconds(5.0), "median {:?}", times[100]);

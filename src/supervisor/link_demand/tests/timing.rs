@@ -41,7 +41,7 @@ fn retransmission_timeouts_belong_to_the_transfer() {
             };
             fixture.tick(&sample(way, traffic));
         }
-        assert_eq!(fixture.changes, [(seconds(3.0), 4)]);
+        assert_eq!(fixture.changes, [(seconds(3.0), 8)]);
     }
 }
 
