@@ -24,9 +24,9 @@ mod quickstart;
 mod resources;
 mod roles;
 mod several_masters;
-mod store_daemons;
 #[cfg(feature = "store")]
 mod store;
+mod store_daemons;
 #[path = "../support/mod.rs"]
 mod support;
 mod survival;
