@@ -50,11 +50,11 @@ pub(super) async fn a_delta_has_what_changed(url: String) {
 
     let delta = store.delta(all.counter).await.unwrap();
     assert_eq!(delta.counter, counter);
-    assert_eq!(delta.changes.accounts, [ann.record.clone()]);
+    assert_eq!(delta.changes.accounts, std::slice::from_ref(&ann.record));
     let delta = store.delta(ann.changed).await.unwrap();
     assert!(!delta.is_complete && delta.changes.accounts.is_empty());
     assert_eq!(delta.changes.keys, [key]);
-    assert_eq!(delta.changes.credentials, [record.clone()]);
+    assert_eq!(delta.changes.credentials, std::slice::from_ref(&record));
     assert_eq!(delta.changes.relay, Some(policy));
 
     let mut change = store.change().await.unwrap();

@@ -40,7 +40,7 @@ pub(super) async fn keys_round_trip(url: String) {
     change.commit().await.unwrap();
     assert_eq!(store.key(full.id).await.unwrap(), Some(created.clone()));
     let found = store.keys_by_label("shell 远程").await.unwrap();
-    assert_eq!(found, [created.clone()]);
+    assert_eq!(found, std::slice::from_ref(&created));
     assert!(store.keys_by_label("shell").await.unwrap().is_empty());
 
     let plain = ServiceKey::new(full.id, "web");
