@@ -59,6 +59,14 @@ impl TunnelTable {
             tunnel.request_lanes(lanes);
         }
     }
+
+    /// Whether a lane of the tunnel uses a link with one of these slots.
+    fn is_carried_by(&self, tunnel: &Tunnel, slots: &[Slot]) -> bool {
+        let attached = tunnel.attached_links();
+        self.links
+            .iter()
+            .any(|(outbox, slot)| slots.contains(slot) && attached.contains(&outbox.id()))
+    }
 }
 
 impl Tunnels {
@@ -86,13 +94,20 @@ impl Tunnels {
     }
 
     /// Sets how many lanes of a tunnel the links with these slots carry best, which lead to one
-    /// master. Asks the clients whose tunnels use them.
+    /// master. Asks the clients whose tunnels use them. When there are more links than before, lanes
+    /// that share one move to those without any: the client may have opened several for its own
+    /// links.
     pub(super) fn want_lanes(&self, slots: &[Slot], lanes: usize) {
         let mut table = self.table();
+        let before = slots.iter().filter_map(|slot| table.lanes.get(slot)).max();
+        let has_more = lanes > before.copied().unwrap_or(1);
         table.lanes.extend(slots.iter().map(|slot| (*slot, lanes)));
         // Under the lock, so that no older number follows a newer one.
         for tunnel in table.live.values() {
             table.request_lanes(tunnel);
+            if has_more && table.is_carried_by(tunnel, slots) {
+                tunnel.spread_lanes(lanes);
+            }
         }
     }
 
@@ -206,7 +221,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::tunnel::tests::TunnelTestbed;
+    use crate::tunnel::tests::{TunnelTestbed, eventually};
     use report_proto::{compress::CompressMethod, crypto::EncryptMethod};
 
     /// Waits until the client knows that the server asks for this number of lanes.
@@ -237,11 +252,20 @@ mod tests {
             tunnels.want_lanes(&slots[2..4], 8);
             tunnels.want_lanes(&slots[..2], 2);
             until_requested(&client, 2).await;
+            // A second lane on the link is closed when another link is up.
+            bed.share_link(&client).await;
+            eventually(|| server.lanes() == 2).await;
+            tunnels.want_lanes(&slots[..2], 2);
+            assert_eq!(server.lanes(), 2, "no more links");
+            tunnels.want_lanes(&slots[2..4], 9);
+            assert_eq!(server.lanes(), 2, "links to another master");
+            tunnels.want_lanes(&slots[..2], 3);
+            eventually(|| client.lanes() == 1 && server.lanes() == 1).await;
             // The tunnel moves there.
             let there = bed.join_lane(&client).await;
             tunnels.linked(&there, slots[3]);
             bed.cut();
-            until_requested(&client, 8).await;
+            until_requested(&client, 9).await;
         };
         tokio::select! {
             () = tunnels.follow_links(&server) => {}

@@ -98,6 +98,13 @@ impl Tunnel {
         self.shared.update(|core| core.request_lanes(lanes));
     }
 
+    /// Closes lanes that share a link of this server, so that they return on those of its `links`
+    /// that carry none.
+    pub fn spread_lanes(&self, links: usize) {
+        self.shared
+            .update(|core| core.spread_lanes(Moment::now(), links));
+    }
+
     /// Leaves lanes, the newest first, until `keep` remain. Keeps one on each link.
     pub fn leave_surplus(&self, keep: usize) {
         self.shared

@@ -35,6 +35,18 @@ mod lanes;
 mod resumption;
 mod streams;
 
+/// Waits for a condition.
+pub(crate) async fn eventually(condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), waiting)
+        .await
+        .expect("in time");
+}
+
 struct PanicOnFrame;
 
 impl Handler for PanicOnFrame {
@@ -208,6 +220,12 @@ impl TunnelTestbed {
                 .unwrap();
         self.answer(link_pair, channel, request, client.port())
             .await
+    }
+
+    /// Joins a second lane on the first pair of links.
+    pub(crate) async fn share_link(&self, client: &Tunnel) {
+        let (result, _) = self.reattach(&self.link_pair, 2, client, Vec::new()).await;
+        assert!(matches!(result, Ok(attach::AttachOutcome::Resumed)));
     }
 
     /// Joins a lane on another pair of links. Returns the server's one.

@@ -42,6 +42,32 @@ async fn server_asks_for_lanes_and_client_leaves_the_surplus() {
 }
 
 #[tokio::test]
+async fn server_closes_lanes_that_share_a_link_while_others_are_up() {
+    let bed = TunnelTestbed::new();
+    let (client, server) = bed
+        .tunnels(EncryptMethod::Plain, CompressMethod::Null)
+        .await;
+    until(&client, Tunnel::accepts_lanes).await;
+    for channel in [2, 3] {
+        bed.reattach(&bed.link_pair, channel, &client, Vec::new())
+            .await
+            .0
+            .expect("joined");
+    }
+    eventually(|| server.lanes() == 3).await;
+    server.spread_lanes(1);
+    assert_eq!(server.lanes(), 3, "the only link");
+    server.spread_lanes(2);
+    assert_eq!(server.lanes(), 2, "room for one on the other link");
+    eventually(|| client.lanes() == 2).await;
+    server.spread_lanes(8);
+    assert_eq!(server.lanes(), 1, "the oldest remains");
+    eventually(|| client.lanes() == 1).await;
+    assert!(client.is_attached() && server.is_attached());
+    bed.end().await;
+}
+
+#[tokio::test]
 async fn lanes_join_after_a_cut_of_all_lanes_without_another_resumption() {
     let bed = TunnelTestbed::new();
     let (client, server) = bed
