@@ -84,6 +84,11 @@ impl Lanes {
         self.sending.len() <= 1
     }
 
+    /// Returns the only lane on which this end sends, if there is one.
+    fn only(&self) -> Option<LaneId> {
+        self.sending.first().copied().filter(|_| self.is_single())
+    }
+
     /// Returns whether no lane is left to send on.
     pub(super) fn is_empty(&self) -> bool {
         self.sending.is_empty()
@@ -216,8 +221,12 @@ impl Lanes {
 impl Mux {
     /// Adds a lane. Does nothing if it exists.
     pub fn add_lane(&mut self, now: Instant, lane: LaneId) {
+        let only = self.lanes.only();
         self.lanes.add(lane);
         self.lane_flows.add(lane);
+        if let Some(only) = only.filter(|only| *only != lane) {
+            self.relieve(now, only, lane);
+        }
         self.restart_gaps(now);
         self.reschedule();
     }

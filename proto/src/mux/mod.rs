@@ -45,6 +45,7 @@ mod opened;
 mod reassembly;
 mod receive;
 mod receive_half;
+mod relief;
 mod resume;
 mod resume_state;
 mod rtt;

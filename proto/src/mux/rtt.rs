@@ -124,6 +124,13 @@ impl RttProber {
         token
     }
 
+    /// Returns how long the outstanding PING waits for its answer.
+    pub(super) fn waited(&self, now: Instant) -> Duration {
+        self.outstanding.as_ref().map_or(Duration::ZERO, |ping| {
+            now.saturating_duration_since(ping.sent)
+        })
+    }
+
     /// Forgets the outstanding PING, because its channel ended. There will be no answer, and the
     /// next PING need not wait for one.
     pub(super) fn reset(&mut self) {

@@ -218,6 +218,11 @@ impl BandwidthEstimator {
         self.min_rtt.map_or(INITIAL_RTT, |min_rtt| min_rtt.time)
     }
 
+    /// Returns the latest round trip.
+    pub(super) fn latest_rtt(&self) -> Duration {
+        self.latest_rtt
+    }
+
     /// Returns how far the limit must advance before it is sent again, in bytes.
     pub(super) fn step(&self) -> u64 {
         let (rate, size) = (self.rate.max(), self.size());

@@ -4,6 +4,7 @@
 mod bandwidth;
 mod credit;
 mod credit_under_loss;
+mod lane_relief;
 mod lane_stalls;
 mod lanes;
 mod path_simulation;

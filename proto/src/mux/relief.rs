@@ -1,0 +1,58 @@
+//! Relieves the only lane of a tunnel when a second one joins.
+//!
+//! One lane carries everything, up to the credit of the tunnel, and a relay may accept all of it
+//! while the connection behind it is slow: losses limit it, which is why further lanes join. The
+//! streams would then wait until the slow lane has delivered its queue. So what waits there leaves
+//! on the others too, and the new lane takes over the small frames. The receiver ignores what it has
+//! already.
+
+use std::time::{Duration, Instant};
+
+use super::{LaneId, Mux};
+
+/// The bytes of all streams that are left to the first lane: what it delivers soon.
+const KEPT: u64 = 64 * 1024;
+
+/// A lane has a long queue if a PING takes more than this many times the minimum round trip, and more
+/// than this time. A full path with a queue of one round trip is not enough.
+const LONG_RTTS: u32 = 3;
+const LONG: Duration = Duration::from_millis(50);
+
+impl Mux {
+    /// Repeats on the other lanes what waits on `old`, which was the only lane until now, if its
+    /// queue is long. Makes `new` the control lane then.
+    pub(super) fn relieve(&mut self, now: Instant, old: LaneId, new: LaneId) {
+        let under_way = self
+            .send_totals
+            .retained
+            .saturating_sub(self.send_totals.unsent);
+        if under_way <= KEPT || !self.has_long_queue(now) || !self.resume_state.is_flowing() {
+            return;
+        }
+        let ids = self.sorted_streams();
+        let is_sending = |id| {
+            self.streams
+                .get(id)
+                .is_some_and(|one| one.send.has_flight())
+        };
+        let sending = ids.iter().filter(|id| is_sending(*id)).count() as u64;
+        let kept = KEPT.checked_div(sending).unwrap_or(KEPT);
+        for id in ids {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                self.send_totals
+                    .track(&mut stream.send, |send| send.lose_after(old, kept));
+                self.schedule_send(id);
+            }
+        }
+        self.lanes.set_control(new);
+        self.update_budget();
+    }
+
+    /// Returns whether the round trip shows a queue of several round trips.
+    fn has_long_queue(&mut self, now: Instant) -> bool {
+        let waited = self.rtt.waited(now);
+        let bandwidth = self.window.bandwidth();
+        let rtt = bandwidth.latest_rtt().max(waited);
+        rtt > bandwidth.min_rtt().saturating_mul(LONG_RTTS).max(LONG)
+    }
+}
