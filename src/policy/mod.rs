@@ -39,7 +39,7 @@ pub use decide::{
     Admission, AttachCounts, AttachQuery, LinkIdentity, LiveCounts, RegisterCounts, RegisterQuery,
 };
 pub use denied::Denied;
-pub use id::{AccountId, CredentialId, TokenId};
+pub use id::{AccountId, CredentialId, PolicySubject, TokenId};
 pub use limits::{Counts, Limits, RateLimit, Rates};
 pub use networks::{InvalidNetwork, Network, Networks};
 pub use period::{
