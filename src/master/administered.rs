@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio::sync::broadcast;
 
 use super::events::MasterEvent;
-use crate::policy::{AccountId, Admission, CredentialId, Limits, PolicySubject};
+use crate::policy::{AccountId, Admission, CredentialId, Limits};
 #[cfg(feature = "store")]
 use crate::store::Store;
 use report_proto::{frame::Role, id::Id};
@@ -146,9 +146,12 @@ pub struct Block {
 
 /// The limits of the relay, of an account or of a key, and its present numbers at this master.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "store", derive(utoipa::ToSchema))]
 pub struct LimitsInForce {
-    /// The object with the limits.
-    pub subject: PolicySubject,
+    /// The kind of the object with the limits: `relay`, `account` or `key`.
+    pub kind: String,
+    /// The id of the account or the key.
+    pub id: String,
     /// The name of the account, or the label of the key.
     pub name: Option<String>,
     /// The limits of its policy.

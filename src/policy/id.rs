@@ -45,18 +45,6 @@ impl fmt::Display for CredentialId {
     }
 }
 
-/// An object that has limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(tag = "kind", content = "id", rename_all = "lowercase")]
-pub enum PolicySubject {
-    /// All traffic.
-    Relay,
-    /// An account.
-    Account(AccountId),
-    /// A service key.
-    Key(Id),
-}
-
 /// The id of a token of the admin API, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "store", derive(utoipa::ToSchema))]

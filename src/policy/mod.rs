@@ -29,6 +29,7 @@ mod period;
 mod problem;
 mod quota;
 mod records;
+mod subject;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -39,7 +40,7 @@ pub use decide::{
     Admission, AttachCounts, AttachQuery, LinkIdentity, LiveCounts, RegisterCounts, RegisterQuery,
 };
 pub use denied::Denied;
-pub use id::{AccountId, CredentialId, PolicySubject, TokenId};
+pub use id::{AccountId, CredentialId, TokenId};
 pub use limits::{Counts, Limits, RateLimit, Rates};
 pub use networks::{InvalidNetwork, Network, Networks};
 pub use period::{
@@ -51,6 +52,7 @@ pub use records::{
     Account, Credential, CredentialRecord, RelayPolicy, Reserve, ServiceKey, Token, TokenHash,
     TokenRecord, TokenRole, Verifier,
 };
+pub use subject::LimitSubject;
 pub use table::{Affected, Changes, KeyPolicy, PolicyTable};
 pub use validity::{InvalidTime, UnixTime, Validity, ValidityState};
 

@@ -15,7 +15,7 @@ use std::{
 
 use crate::{
     master::{identity::Identity, limits::LinkNumber},
-    policy::{AccountId, Denied, PolicySubject},
+    policy::{AccountId, Denied, LimitSubject},
 };
 use report_proto::id::Id;
 
@@ -97,7 +97,7 @@ struct LiveState<P> {
     tunnels: HashMap<TunnelKey, Tunnel>,
     next_tunnel: u64,
     /// The tunnels of each key and account.
-    counts: HashMap<PolicySubject, u32>,
+    counts: HashMap<LimitSubject, u32>,
 }
 
 #[derive(Debug)]
@@ -187,14 +187,14 @@ impl<P> LiveKeys<P> {
     }
 
     /// Returns the number of tunnels of a subject.
-    pub(in crate::master) fn tunnels_of(&self, subject: PolicySubject) -> u32 {
+    pub(in crate::master) fn tunnels_of(&self, subject: LimitSubject) -> u32 {
         self.state().tunnels_of(subject)
     }
 
     /// Returns the subjects with tunnels, and their numbers of tunnels.
-    pub(in crate::master) fn subjects(&self) -> Vec<(PolicySubject, u32)> {
+    pub(in crate::master) fn subjects(&self) -> Vec<(LimitSubject, u32)> {
         let state = self.state();
-        let relay = (PolicySubject::Relay, state.tunnels_of(PolicySubject::Relay));
+        let relay = (LimitSubject::Relay, state.tunnels_of(LimitSubject::Relay));
         let counts = state
             .counts
             .iter()
@@ -255,10 +255,10 @@ fn upgraded<P>(pair: &LivePair, handle: &Weak<P>) -> Option<(LivePair, Arc<P>)> 
 }
 
 impl<P> LiveState<P> {
-    fn tunnels_of(&self, subject: PolicySubject) -> u32 {
+    fn tunnels_of(&self, subject: LimitSubject) -> u32 {
         match subject {
-            PolicySubject::Relay => u32::try_from(self.tunnels.len()).unwrap_or(u32::MAX),
-            PolicySubject::Account(_) | PolicySubject::Key(_) => {
+            LimitSubject::Relay => u32::try_from(self.tunnels.len()).unwrap_or(u32::MAX),
+            LimitSubject::Account(_) | LimitSubject::Key(_) => {
                 self.counts.get(&subject).copied().unwrap_or(0)
             }
         }
@@ -266,14 +266,14 @@ impl<P> LiveState<P> {
 
     fn counts(&self, tunnel: &TunnelKey, owner: Option<AccountId>) -> TunnelCounts {
         let of_account = |account: Option<AccountId>| {
-            account.map_or(0, |id| self.tunnels_of(PolicySubject::Account(id)))
+            account.map_or(0, |id| self.tunnels_of(LimitSubject::Account(id)))
         };
         TunnelCounts {
             is_new: !self.tunnels.contains_key(tunnel),
-            key: self.tunnels_of(PolicySubject::Key(tunnel.key)),
+            key: self.tunnels_of(LimitSubject::Key(tunnel.key)),
             owner: of_account(owner),
             client: of_account(tunnel.client.account()),
-            relay: self.tunnels_of(PolicySubject::Relay),
+            relay: self.tunnels_of(LimitSubject::Relay),
         }
     }
 
@@ -357,9 +357,9 @@ impl<P> LiveState<P> {
 }
 
 /// Returns the subjects for which a tunnel counts.
-fn counted_for(key: Id, accounts: [Option<AccountId>; 2]) -> impl Iterator<Item = PolicySubject> {
-    let accounts = accounts.into_iter().flatten().map(PolicySubject::Account);
-    std::iter::once(PolicySubject::Key(key)).chain(accounts)
+fn counted_for(key: Id, accounts: [Option<AccountId>; 2]) -> impl Iterator<Item = LimitSubject> {
+    let accounts = accounts.into_iter().flatten().map(LimitSubject::Account);
+    std::iter::once(LimitSubject::Key(key)).chain(accounts)
 }
 
 fn remove_from<K: Eq + std::hash::Hash>(

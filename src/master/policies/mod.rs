@@ -54,7 +54,7 @@ use crate::store::Store;
 use crate::{
     config::UnknownKeys,
     policy::{
-        Admission, Affected, Changes, CredentialId, LiveCounts, PolicySubject, PolicyTable, Rates,
+        Admission, Affected, Changes, CredentialId, LiveCounts, LimitSubject, PolicyTable, Rates,
     },
 };
 use report_proto::{crypto::CredentialVerifier, id::Id};
@@ -94,8 +94,8 @@ pub struct MasterPolicies {
 #[derive(Debug, Default)]
 struct UsageNumbers {
     /// The live numbers of the other masters, and the new tunnels of the last minute.
-    others: HashMap<PolicySubject, LiveCounts>,
-    quotas: HashMap<PolicySubject, QuotaState>,
+    others: HashMap<LimitSubject, LiveCounts>,
+    quotas: HashMap<LimitSubject, QuotaState>,
 }
 
 impl MasterPolicies {
@@ -166,12 +166,12 @@ impl MasterPolicies {
     }
 
     /// Changes the numbers that the other masters and the last minute add to those of this master.
-    pub(super) fn set_others(&self, others: HashMap<PolicySubject, LiveCounts>) {
+    pub(super) fn set_others(&self, others: HashMap<LimitSubject, LiveCounts>) {
         self.usage().others = others;
     }
 
     /// Returns the state of the quotas of a subject.
-    pub(super) fn quota_state(&self, subject: PolicySubject) -> QuotaState {
+    pub(super) fn quota_state(&self, subject: LimitSubject) -> QuotaState {
         self.usage()
             .quotas
             .get(&subject)
@@ -180,7 +180,7 @@ impl MasterPolicies {
     }
 
     /// Returns the numbers of the other masters for a subject.
-    fn others(&self, subject: PolicySubject) -> LiveCounts {
+    fn others(&self, subject: LimitSubject) -> LiveCounts {
         self.usage()
             .others
             .get(&subject)
