@@ -55,9 +55,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{field::display, info};
 
 use self::{
-    administrator::Administrator, admission::Admission, auth::Authenticator, front::Front, handshakes::Handshakes,
-    log_limit::LogLimit, metrics::MasterObserver, router::Router, shared::MasterShared,
-    threads::Threads,
+    administrator::Administrator, admission::Admission, auth::Authenticator, front::Front,
+    handshakes::Handshakes, log_limit::LogLimit, metrics::MasterObserver, router::Router,
+    shared::MasterShared, threads::Threads,
 };
 use crate::{
     metrics::ObservedRole,
@@ -72,11 +72,11 @@ pub(crate) use self::{
     limits::{MAX_REFUSALS, REFUSAL_DIVISOR},
 };
 pub use self::{
-    front::{Fallback, HEALTH_PATH, MIN_HEADER_BYTES, TrustedProxies},
     administered::{
         AdministeredMaster, Block, LimitsInForce, LiveLink, LiveTunnel, MasterStatus, StoreProblem,
     },
     events::{EventKind, EventPeer, MasterEvent},
+    front::{Fallback, HEALTH_PATH, MIN_HEADER_BYTES, TrustedProxies},
     identity::{CredentialLookup, Identity, KnownCredential},
     limits::MasterLimits,
     parameters::{MasterError, MasterParameters, MasterTiming, MasterTlsFiles},
