@@ -89,12 +89,7 @@ fn owned_refuses_a_foreign_key_and_the_clients_of_the_owner_notice_nothing() {
         "the master refuses to register the port",
         "the key does not belong to the account",
     ]);
-    master.wait_for_line(&[
-        "registration denied",
-        "thief",
-        "service",
-        "key_not_owned",
-    ]);
+    master.wait_for_line(&["registration denied", "thief", "service", "key_not_owned"]);
     for _ in 0..20 {
         services::ping(&stream, b"unnoticed").expect("it answers");
         assert!(services::echoes(port.local));
