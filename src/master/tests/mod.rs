@@ -11,9 +11,11 @@ mod handover;
 mod handshakes;
 mod idle_links;
 mod metrics;
+mod policies;
 mod rates;
 mod router;
 mod router_limits;
+mod router_links;
 mod slots;
 
 use std::{num::NonZeroUsize, time::Duration};
@@ -25,11 +27,15 @@ use tokio::{
     task::JoinSet,
 };
 
+use self::router_links::{enter_link, enter_link_of};
 use super::*;
 use crate::{
     config::{MasterConfig, Secret},
     link::authenticate::{self, JoinError, LinkSecret, RoleIdentity},
-    master::{registry::AuthenticatedLink, router::LinkRef},
+    master::{
+        registry::AuthenticatedLink,
+        router::{LinkPeer, LinkRef},
+    },
     net::websocket::{MessageSocket, SocketEnd, SocketError},
 };
 use report_proto::{
@@ -80,7 +86,12 @@ fn parameters() -> MasterParameters {
     );
     MasterParameters {
         trusted_proxies: TrustedProxies::default(),
-        ..MasterParameters::new(&config, vec![listen_at], link_key(), NonZeroUsize::MIN)
+        ..MasterParameters::new(
+            &config,
+            vec![listen_at],
+            Some(link_key()),
+            NonZeroUsize::MIN,
+        )
     }
 }
 
@@ -410,28 +421,6 @@ async fn connected_pair(master: &RunningMaster) -> (TestPeer, TestPeer) {
     assert_eq!(server.answer().await, 1);
     client.expect_data(1, b"answer").await;
     (client, server)
-}
-
-/// Adds a link to the registry of a router. No task serves it.
-fn enter_link(router: &Router, number: u8, role: Role) -> Arc<LinkRef> {
-    let party = IpAddr::from([10, 0, 0, 1]);
-    let identity = match role {
-        Role::Server => Identity::MasterKey,
-        Role::Client => Identity::Anonymous,
-    };
-    let link = router.new_link(number.into(), party, Id([number; 16]), identity);
-    let new_link = AuthenticatedLink {
-        link: link.number,
-        party,
-        role,
-        instance: Id([number; 16]),
-        slot: Slot::FIRST,
-        epoch: 1,
-        moves: false,
-        handle: Arc::clone(&link),
-    };
-    router.registry().add_link(new_link).expect("entered");
-    link
 }
 
 /// Waits until the condition holds.
