@@ -97,8 +97,8 @@ impl Dialect {
         self.dynamic_query(Cow::Owned(sql))
     }
 
-    /// Returns an insertion of `rows` rows. Its arguments are the values of the first row, then those
-    /// of the next row.
+    /// Returns an insertion of `rows` rows. Its arguments are the values of the first row, then
+    /// those of the next row.
     #[allow(dead_code, reason = "for usage, history and the audit log")]
     pub(crate) fn insert(self, table: &str, columns: &[&str], rows: usize) -> Query {
         let mut sql = format!("INSERT INTO {table} ({}) VALUES ", columns.join(", "));
@@ -106,7 +106,8 @@ impl Dialect {
         self.dynamic_query(Cow::Owned(sql))
     }
 
-    /// Returns the end of a table definition. MariaDB compares text by bytes only if told to.
+    /// Returns the end of a table definition. MariaDB compares text by bytes only with
+    /// a binary collation.
     pub(super) fn table_suffix(self) -> &'static str {
         match self {
             Dialect::Sqlite | Dialect::Postgres => "",

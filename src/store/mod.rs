@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  API, commands ──► Change ──► write pool ──► ┌──────────┐ ──► ChangeWatch ──► Delta ──► policies
-//!  usage, audit ──► WriteTransaction ────────► │ database │                             of a master
+//!  usage, audit ──► WriteTransaction ────────► │ database │                            of a master
 //!  lists, records ◄── read pool ◄───────────── └──────────┘
 //! ```
 //!

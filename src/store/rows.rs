@@ -6,7 +6,7 @@ use sqlx::{Row as _, any::AnyRow};
 use super::{RecordKind, StoreError};
 use crate::policy::{self, UnixTime};
 
-/// A row with what it contains, for errors that name it.
+/// The columns of a row, with the kind of its record for errors.
 #[derive(Clone, Copy)]
 pub(crate) struct Columns<'a> {
     row: &'a AnyRow,

@@ -10,7 +10,8 @@ CREATE TABLE store_state (
     relay_changed BIGINT NOT NULL
 ){suffix};
 
-INSERT INTO store_state (id, change_counter, purge_floor, last_id, maintained_at, relay_policy, relay_changed)
+INSERT INTO store_state
+    (id, change_counter, purge_floor, last_id, maintained_at, relay_policy, relay_changed)
 VALUES (1, 1, 0, 1, 0, '', 1);
 
 -- In all tables: a time of 0 means none, and an empty text means the default. A row with a time in
@@ -33,7 +34,8 @@ CREATE UNIQUE INDEX accounts_name ON accounts (name);
 CREATE INDEX accounts_changed ON accounts (changed, id);
 
 -- The account of servers that hold the master key.
-INSERT INTO accounts (id, name, enabled, not_before, expires, max_keys, networks, limits, note, removed, changed)
+INSERT INTO accounts
+    (id, name, enabled, not_before, expires, max_keys, networks, limits, note, removed, changed)
 VALUES (1, 'master', 1, 0, 0, 0, '', '', '', 0, 1);
 
 CREATE TABLE credentials (
