@@ -16,7 +16,10 @@ use std::{
 };
 
 use tokio::{
-    sync::broadcast::{Receiver, error::RecvError},
+    sync::broadcast::{
+        Receiver,
+        error::{RecvError, TryRecvError},
+    },
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -81,8 +84,12 @@ impl AuditWriter {
         let mut batch = AuditBatch::default();
         let writing = self.write_batches(&mut events, &mut batch);
         ended.run_until_cancelled(writing).await;
-        while let Ok(event) = events.try_recv() {
-            self.add(&mut batch, event);
+        loop {
+            match events.try_recv() {
+                Ok(event) => self.add(&mut batch, event),
+                Err(TryRecvError::Lagged(missed)) => self.count_dropped(missed),
+                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+            }
         }
         batch.end_repetitions();
         let written = timeout(FINISH_TIMEOUT, self.write(&mut batch));
