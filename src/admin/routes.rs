@@ -11,11 +11,12 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
-    metrics::{Exposition, OPENMETRICS, ObservedRole},
+    metrics::{Degradation, Exposition, OPENMETRICS, ObservedRole},
     net::authority::Authority,
+    policy::UnixTime,
 };
 
 /// The check of the host that a request names.
@@ -77,8 +78,17 @@ async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    let body = json!({"ready": missing.is_empty(), "missing": missing});
+    let mut body = json!({"ready": missing.is_empty(), "missing": missing});
+    let degraded: Vec<Value> = state.role.degraded().iter().map(degradation).collect();
+    if !degraded.is_empty() {
+        body["degraded"] = Value::Array(degraded);
+    }
     (status, Json(body)).into_response()
+}
+
+fn degradation(degradation: &Degradation) -> Value {
+    let since = UnixTime::new(degradation.since).map(|since| since.to_string());
+    json!({"what": degradation.what, "since": since})
 }
 
 async fn not_found() -> Response {

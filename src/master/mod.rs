@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!  accept ──► TLS ──► front (upgrade) ──► auth ──► serve_link ──► router (channel pairs) ──► serve_link …
-//!  limits       deadlines for each         throttle    registry       channel_queue, memory
+//!  limits       deadlines for each         throttle    registry       channel_queue, memory, rates
+//!                                          policies    policies       policies
 //!  └─────────────── handshakes ──────────────────┘
 //! ```
 //!
@@ -12,11 +13,14 @@
 
 mod accept;
 mod account;
+mod administered;
+mod administrator;
 mod admission;
 mod attach_queue;
 mod auth;
 mod channel_queue;
 mod drain;
+mod events;
 mod front;
 mod handshakes;
 mod identity;
@@ -27,6 +31,7 @@ mod log_limit;
 mod memory;
 mod metrics;
 mod parameters;
+mod policies;
 mod rates;
 mod registry;
 mod router;
@@ -50,7 +55,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{field::display, info};
 
 use self::{
-    admission::Admission, auth::Authenticator, front::Front, handshakes::Handshakes,
+    administrator::Administrator, admission::Admission, auth::Authenticator, front::Front, handshakes::Handshakes,
     log_limit::LogLimit, metrics::MasterObserver, router::Router, shared::MasterShared,
     threads::Threads,
 };
@@ -68,9 +73,14 @@ pub(crate) use self::{
 };
 pub use self::{
     front::{Fallback, HEALTH_PATH, MIN_HEADER_BYTES, TrustedProxies},
-    identity::{AccountId, CredentialLookup, Identity, KnownCredential, NoCredentials},
+    administered::{
+        AdministeredMaster, Block, LimitsInForce, LiveLink, LiveTunnel, MasterStatus, StoreProblem,
+    },
+    events::{EventKind, EventPeer, MasterEvent},
+    identity::{CredentialLookup, Identity, KnownCredential},
     limits::MasterLimits,
     parameters::{MasterError, MasterParameters, MasterTiming, MasterTlsFiles},
+    policies::{Clock, MasterPolicies, QuotaState, SystemClock},
 };
 
 /// A master with bound listeners. It accepts connections in [`Master::run`].
@@ -90,7 +100,7 @@ impl Master {
             listen_at,
             path,
             link_key,
-            credentials,
+            policies,
             tls,
             healthz,
             fallback,
@@ -115,7 +125,7 @@ impl Master {
             header_timeout: timing.header,
             connection_timeout: timing.connection,
         };
-        let router = Router::new(&limits);
+        let router = Router::new(&limits, Arc::clone(&policies));
         let shared = Arc::new(MasterShared {
             front,
             proxy_protocol,
@@ -123,7 +133,7 @@ impl Master {
             tls,
             tls_timeout: timing.tls,
             keep_alive: timing.keep_alive,
-            authenticator: Authenticator::new(link_key, credentials, timing.authentication),
+            authenticator: Authenticator::new(link_key, policies, timing.authentication),
             log_limit: LogLimit::new(),
             admission: Admission::new(&limits, Arc::clone(&router.refusals)),
             handshakes: Handshakes::for_threads(threads),
@@ -164,6 +174,12 @@ impl Master {
         Arc::new(MasterObserver(Arc::clone(&self.shared)))
     }
 
+    /// Returns the master as its operator administers it.
+    #[must_use]
+    pub fn administered(&self) -> Arc<dyn AdministeredMaster> {
+        Arc::new(Administrator(Arc::clone(&self.shared)))
+    }
+
     /// Relays until `cancel` is cancelled, then drains. A drain closes the listeners, sends GOAWAY
     /// to every link within half of `grace`, and waits for at most `grace`. Then it ends the
     /// remaining links with ERROR `shutdown`. The function returns when every task has ended.
@@ -186,6 +202,13 @@ impl Master {
         maintenance.spawn(async move { router.run_maintenance().await });
         let rates = Arc::clone(&shared.router.rates);
         maintenance.spawn(async move { rates.run().await });
+        let router = Arc::clone(&shared.router);
+        maintenance.spawn(async move { router.run_enforcement().await });
+        #[cfg(feature = "store")]
+        {
+            let router = Arc::clone(&shared.router);
+            maintenance.spawn(async move { router.follow_store().await });
+        }
         cancel.cancelled().await;
         shared.draining.cancel();
         // Close the listeners before GOAWAY: another master may bind the addresses now, and roles

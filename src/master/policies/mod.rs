@@ -31,16 +31,21 @@ mod tests;
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use tokio::sync::Notify;
 
 pub use self::clock::{Clock, SystemClock};
 pub(super) use self::{
-    decisions::{AttachRequest, Registrant},
+    decisions::{DeniedRequest, denied_notice},
+    enforce::answer,
     link_slots::LinkSlotEntry,
     live_keys::{LiveEntry, LiveKeys, LivePair, TunnelKey, TunnelView},
+    rate_limits::{account_number, limits_of, rate_subject},
 };
 use self::{blocks::Blocks, link_slots::LinkSlots};
 use super::{
@@ -84,8 +89,10 @@ pub struct MasterPolicies {
     pub(super) events: Events,
     /// The limit of log lines about denied peers.
     log_limit: LogLimit,
-    /// Wakes the enforcement: a registration ended, a boundary moved, or a block was added.
-    pub(super) recheck: Notify,
+    /// Wakes the enforcement: a registration has ended, or a boundary has moved.
+    recheck: Notify,
+    /// Whether a registration has ended that a refused one may have waited for.
+    has_room_for_refused: AtomicBool,
     #[cfg(feature = "store")]
     followed: std::sync::OnceLock<sync::FollowedStore>,
 }
@@ -114,6 +121,7 @@ impl MasterPolicies {
             events: Events::new(),
             log_limit: LogLimit::new(),
             recheck: Notify::new(),
+            has_room_for_refused: AtomicBool::new(false),
             #[cfg(feature = "store")]
             followed: std::sync::OnceLock::new(),
         })
@@ -165,7 +173,30 @@ impl MasterPolicies {
         false
     }
 
+    /// Wakes the enforcement, because a registration has ended that a refused one may have waited
+    /// for.
+    pub(super) fn retry_refused(&self) {
+        self.has_room_for_refused.store(true, Relaxed);
+        self.recheck.notify_one();
+    }
+
+    fn take_room_for_refused(&self) -> bool {
+        self.has_room_for_refused.swap(false, Relaxed)
+    }
+
+    /// Changes the state of the quotas of a subject. Returns whether it was another one.
+    fn set_quota(&self, subject: LimitSubject, state: QuotaState) -> bool {
+        let mut usage = self.usage();
+        let former = if state == QuotaState::default() {
+            usage.quotas.remove(&subject)
+        } else {
+            usage.quotas.insert(subject, state.clone())
+        };
+        former.unwrap_or_default() != state
+    }
+
     /// Changes the numbers that the other masters and the last minute add to those of this master.
+    #[allow(dead_code, reason = "the usage of the store sets them")]
     pub(super) fn set_others(&self, others: HashMap<LimitSubject, LiveCounts>) {
         self.usage().others = others;
     }
