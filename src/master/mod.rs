@@ -17,6 +17,8 @@ mod administered;
 mod administrator;
 mod admission;
 mod attach_queue;
+#[cfg(feature = "store")]
+mod audit;
 mod auth;
 mod channel_queue;
 mod drain;
@@ -39,6 +41,8 @@ mod serve_link;
 mod shared;
 mod shares;
 mod threads;
+#[cfg(feature = "store")]
+mod usage;
 
 #[cfg(test)]
 mod tests;
@@ -55,15 +59,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{field::display, info};
 
 use self::{
-    administrator::Administrator, admission::Admission, auth::Authenticator, front::Front, handshakes::Handshakes,
-    log_limit::LogLimit, metrics::MasterObserver, router::Router, shared::MasterShared,
-    threads::Threads,
+    administrator::Administrator, admission::Admission, auth::Authenticator, front::Front,
+    handshakes::Handshakes, log_limit::LogLimit, metrics::MasterObserver, router::Router,
+    shared::MasterShared, threads::Threads,
 };
 use crate::{
     metrics::ObservedRole,
     net::{congestion_control::LinkCongestionControl, tcp},
 };
 
+#[cfg(feature = "store")]
+use self::shared::StoreRecords;
 #[cfg(test)]
 pub(crate) use self::{
     accept::REFUSAL_TIMEOUT,
@@ -72,11 +78,11 @@ pub(crate) use self::{
     limits::{MAX_REFUSALS, REFUSAL_DIVISOR},
 };
 pub use self::{
-    front::{Fallback, HEALTH_PATH, MIN_HEADER_BYTES, TrustedProxies},
     administered::{
         AdministeredMaster, Block, LimitsInForce, LiveLink, LiveTunnel, MasterStatus, StoreProblem,
     },
     events::{EventKind, EventPeer, MasterEvent},
+    front::{Fallback, HEALTH_PATH, MIN_HEADER_BYTES, TrustedProxies},
     identity::{CredentialLookup, Identity, KnownCredential},
     limits::MasterLimits,
     parameters::{MasterError, MasterParameters, MasterTiming, MasterTlsFiles},
@@ -126,6 +132,11 @@ impl Master {
             connection_timeout: timing.connection,
         };
         let router = Router::new(&limits, Arc::clone(&policies));
+        #[cfg(feature = "store")]
+        let records = {
+            let name = listen_at.first().map(SocketAddr::to_string);
+            StoreRecords::new(&router, &name.unwrap_or_default())
+        };
         let shared = Arc::new(MasterShared {
             front,
             proxy_protocol,
@@ -139,6 +150,8 @@ impl Master {
             handshakes: Handshakes::for_threads(threads),
             refusals: Arc::new(Semaphore::new(limits.refusals())),
             router,
+            #[cfg(feature = "store")]
+            records,
             limits,
             next_link: AtomicU64::new(1),
             threads: Threads::start(threads).map_err(MasterError::Threads)?,
@@ -209,12 +222,20 @@ impl Master {
             let router = Arc::clone(&shared.router);
             maintenance.spawn(async move { router.follow_store().await });
         }
+        let (mut writers, ended) = (JoinSet::<()>::new(), CancellationToken::new());
+        #[cfg(feature = "store")]
+        if let Some(records) = &shared.records {
+            let events = shared.router.policies.events.subscribe();
+            records.spawn(events, &ended, &mut writers);
+        }
         cancel.cancelled().await;
         shared.draining.cancel();
         // Close the listeners before GOAWAY: another master may bind the addresses now, and roles
         // that reconnect at once reach it.
         while acceptors.join_next().await.is_some() {}
         drain::drain(&shared, grace).await;
+        ended.cancel();
+        while writers.join_next().await.is_some() {}
     }
 }
 

@@ -120,7 +120,7 @@ async fn establish(
         Ok(proven) => (proven.hello, proven.identity, proven.welcome_key),
         Err(refused) => {
             shared.router.refusals.count("link", refused.reason());
-            refuse(shared, socket, &refused).await;
+            refuse(shared, socket, visitor, &refused).await;
             return None;
         }
     };
@@ -300,7 +300,29 @@ fn retry_within_ms(links: usize) -> u32 {
     u32::try_from(range.as_millis()).unwrap_or(u32::MAX)
 }
 
-async fn refuse(shared: &MasterShared, socket: MessageSocket, refused: &AuthError) {
+async fn refuse(
+    shared: &MasterShared,
+    socket: MessageSocket,
+    visitor: IpAddr,
+    refused: &AuthError,
+) {
+    // Events are as many as log lines, so that strangers cannot fill the audit log.
+    if log_refused(shared, refused) {
+        let policies = &shared.router.policies;
+        let at = policies.clock().seconds();
+        policies.events.send(at, || EventKind::LinkRefused {
+            address: visitor,
+            reason: refused.to_string(),
+        });
+    }
+    match refused.notice() {
+        Some(notice) => authenticate::refuse(socket, &notice).await,
+        None => socket.close(Duration::ZERO).await,
+    }
+}
+
+/// Logs a refusal. Returns whether the limit admitted the line.
+fn log_refused(shared: &MasterShared, refused: &AuthError) -> bool {
     match refused {
         AuthError::Unauthorized { throttled } => {
             let advice = if *throttled {
@@ -310,7 +332,7 @@ async fn refuse(shared: &MasterShared, socket: MessageSocket, refused: &AuthErro
             };
             shared
                 .log_limit
-                .log(|left_out| warn!(left_out, "link refused: {refused} ({advice})"));
+                .log(|left_out| warn!(left_out, "link refused: {refused} ({advice})"))
         }
         AuthError::CredentialRefused { claimed, throttled } => {
             let advice = if *throttled {
@@ -320,21 +342,16 @@ async fn refuse(shared: &MasterShared, socket: MessageSocket, refused: &AuthErro
             };
             shared.log_limit.log(|left_out| {
                 warn!(credential = %claimed, left_out, "link refused: {refused} ({advice})");
-            });
+            })
         }
-        AuthError::WrongRole { credential, .. } => {
-            shared
-                .log_limit
-                .log(|left_out| warn!(%credential, left_out, "link refused: {refused}"));
-        }
+        AuthError::WrongRole { credential, .. } => shared
+            .log_limit
+            .log(|left_out| warn!(%credential, left_out, "link refused: {refused}")),
         // Scanners cause these errors by the thousand.
         AuthError::NoHello(_) | AuthError::Throttled | AuthError::InvalidProof => {
-            debug!("link refused: {refused}")
+            debug!("link refused: {refused}");
+            false
         }
-    }
-    match refused.notice() {
-        Some(notice) => authenticate::refuse(socket, &notice).await,
-        None => socket.close(Duration::ZERO).await,
     }
 }
 

@@ -14,10 +14,9 @@ impl Usage {
     /// Returns the live numbers of the subjects whose limits need them.
     pub(super) fn live_rows(&self) -> Vec<LiveRow> {
         let router = &self.router;
-        let tunnels: HashMap<LimitSubject, u32> = router.live.subjects().into_iter().collect();
         let served: HashMap<Id, usize> = router.registry().served_keys().collect();
         let slots = &self.policies().link_slots;
-        let mut subjects: Vec<LimitSubject> = tunnels.keys().copied().collect();
+        let mut subjects = router.live.subjects();
         subjects.push(LimitSubject::Relay);
         subjects.extend(slots.accounts().into_iter().map(LimitSubject::Account));
         subjects.extend(served.keys().copied().map(LimitSubject::Key));
@@ -39,8 +38,8 @@ impl Usage {
                     u32::try_from(links).unwrap_or(u32::MAX)
                 }
             },
-            tunnels: tunnels.get(&subject).copied().unwrap_or_default(),
-            attachments: router.usage.attachments(subject),
+            tunnels: router.live.tunnels_of(subject),
+            attachments: self.policies().meter.attachments(subject),
         };
         subjects.into_iter().map(row).collect()
     }

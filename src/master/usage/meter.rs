@@ -206,11 +206,6 @@ impl PairMeter {
         sum.store(sum.load(Relaxed).saturating_add(bytes), Relaxed);
     }
 
-    /// Returns the bytes since the start of the pair.
-    pub(in crate::master) fn moved(&self) -> Moved {
-        self.counter.moved()
-    }
-
     /// Charges the traffic from now on to another account as the owner of the key.
     pub(in crate::master) fn set_owner(&self, owner: Option<AccountId>) {
         let mut state = self.meter.state();
@@ -310,7 +305,6 @@ mod tests {
         first.count(RateDirection::Up, 1);
         second.count(RateDirection::Up, 2);
         drop(first);
-        assert_eq!(second.moved(), moved(2, 7));
         assert_eq!(taken(&meter), [(charge(), moved(3, 0))]);
         drop(second);
         assert_eq!(taken(&meter), []);

@@ -23,13 +23,8 @@ fn object_labels((kind, name): Object) -> Labels {
 }
 
 impl Usage {
-    /// Writes the metrics of usage, of quotas and of the database.
+    /// Writes the metrics of usage and of quotas.
     pub(in crate::master) fn describe(&self, families: &mut MetricFamilies<'_>) -> fmt::Result {
-        families.gauge(
-            "report_store_up",
-            "Whether the database has answered the latest operation: 1 or 0.",
-            [Sample::of(u32::from(self.store.status().is_up()))],
-        )?;
         self.describe_keys(families)?;
         self.describe_throttled(families)?;
         self.describe_quotas(families)?;

@@ -90,7 +90,7 @@ pub(super) struct Usage {
 impl Usage {
     /// Creates the usage of a master that starts now. The meter counts from now on.
     pub(super) fn new(store: Arc<Store>, router: Arc<Router>, name: &str) -> Arc<Self> {
-        router.usage.enable();
+        router.policies.meter.enable();
         Arc::new(Usage {
             store,
             router,
@@ -154,7 +154,7 @@ impl Usage {
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             rounds.tick().await;
-            self.router.usage.forget_old(now());
+            self.policies().meter.forget_old(now());
             let now = self.clock().seconds();
             let done = self.store.maintain(now, &self.retention).await;
             log_failure("database not maintained", done.map(|_| ()));
@@ -168,7 +168,7 @@ impl Usage {
         let version = policies.version();
         let table = policies.table();
         let mut ledger = self.ledger();
-        let taken = self.router.usage.take();
+        let taken = self.policies().meter.take();
         let found = ledger.charge(taken, (&*table, version), now);
         let is_unread = ledger.book.has_unread();
         drop(ledger);
@@ -229,7 +229,7 @@ impl Usage {
 
     /// Forgets the quotas of subjects without traffic.
     fn forget_unused(&self) {
-        let used: HashSet<LimitSubject> = self.router.usage.subjects();
+        let used: HashSet<LimitSubject> = self.policies().meter.subjects();
         let mut ledger = self.ledger();
         ledger.book.forget(|subject| used.contains(&subject));
     }

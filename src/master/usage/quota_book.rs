@@ -235,6 +235,8 @@ impl SubjectQuotas {
         if state.slow_others == state.slow {
             // The rate of the subject itself is enough.
             state.slow_others = Rates::default();
+        } else {
+            state.reserve = relay.reserve.map(|reserve| reserve.account);
         }
         state
     }
