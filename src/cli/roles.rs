@@ -6,6 +6,8 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use super::threads;
+#[cfg(feature = "store")]
+use crate::store::Store;
 use crate::{
     client::{Client, ClientParameters, ClientPort},
     config::{
@@ -22,8 +24,6 @@ use crate::{
     supervisor::{DialStrategy, MoveRequests, Uplink},
     tunnel::{MemoryBudget, PortParameters, ProcessShared, WindowSize},
 };
-#[cfg(feature = "store")]
-use crate::store::Store;
 use report_proto::{
     crypto::{Credential, LinkKey, PortKeys},
     frame::{Role, Slot},
