@@ -30,7 +30,7 @@ use super::{
     policies::Clock,
 };
 use crate::{
-    policy::LimitSubject,
+    policy::{Denied, LimitSubject},
     store::{AuditEntry, Store},
 };
 use report_proto::id::Id;
@@ -202,48 +202,40 @@ impl AuditBatch {
 /// Returns the rows of an event.
 fn entries(event: MasterEvent) -> Vec<AuditEntry> {
     let at = event.at;
-    let of_peer = |peer: &EventPeer, action: &str, subject: String, detail: String| AuditEntry {
-        happened: at,
-        actor: actor(peer),
-        address: peer.address.to_string(),
-        action: action.to_owned(),
-        subject,
-        detail,
-        repeats: 0,
-    };
-    let of_key = |peer: &EventPeer, action: &str, key: Id, detail: &str| {
-        let subject = LimitSubject::Key(key).to_string();
-        of_peer(peer, action, subject, detail.to_owned())
-    };
+    let denied = |denied: Denied| denied.code().to_owned();
     match event.kind {
-        EventKind::LinkDenied { peer, denied } => {
-            let detail = denied.code().to_owned();
-            vec![of_peer(&peer, "link.denied", String::new(), detail)]
+        EventKind::LinkDenied { peer, denied: why } => {
+            vec![of_peer(at, &peer, "link.denied", None, denied(why))]
         }
-        EventKind::Registered { peer, keys } if keys.len() > MAX_KEYS => {
-            let detail = format!("{} keys", keys.len());
-            vec![of_peer(&peer, "key.registered", String::new(), detail)]
+        EventKind::Registered { peer, keys } => registered(at, &peer, &keys),
+        EventKind::RegistrationDenied {
+            peer,
+            key,
+            denied: why,
+        } => vec![of_peer(
+            at,
+            &peer,
+            "registration.denied",
+            Some(key),
+            denied(why),
+        )],
+        EventKind::TunnelUp { peer, key, .. } => {
+            vec![of_peer(at, &peer, "tunnel.up", Some(key), String::new())]
         }
-        EventKind::Registered { peer, keys } => {
-            let rows = keys.into_iter();
-            rows.map(|key| of_key(&peer, "key.registered", key, ""))
-                .collect()
-        }
-        EventKind::RegistrationDenied { peer, key, denied } => {
-            vec![of_key(&peer, "registration.denied", key, denied.code())]
-        }
-        EventKind::TunnelUp { peer, key, .. } => vec![of_key(&peer, "tunnel.up", key, "")],
-        EventKind::AttachDenied { peer, key, denied } => {
-            vec![of_key(&peer, "attachment.denied", key, denied.code())]
-        }
+        EventKind::AttachDenied {
+            peer,
+            key,
+            denied: why,
+        } => vec![of_peer(
+            at,
+            &peer,
+            "attachment.denied",
+            Some(key),
+            denied(why),
+        )],
         EventKind::LinkRefused { address, reason } => vec![AuditEntry {
-            happened: at,
-            actor: String::new(),
             address: address.to_string(),
-            action: "link.refused".to_owned(),
-            subject: String::new(),
-            detail: reason,
-            repeats: 0,
+            ..entry(at, "link.refused", reason)
         }],
         EventKind::QuotaReached {
             subject,
@@ -251,13 +243,8 @@ fn entries(event: MasterEvent) -> Vec<AuditEntry> {
             percent,
             ..
         } => vec![AuditEntry {
-            happened: at,
-            actor: "master".to_owned(),
-            address: String::new(),
-            action: "quota.reached".to_owned(),
             subject,
-            detail: format!("{percent} % of {period}"),
-            repeats: 0,
+            ..entry(at, "quota.reached", format!("{percent} % of {period}"))
         }],
         EventKind::LinkUp { .. }
         | EventKind::LinkEnded { .. }
@@ -265,6 +252,48 @@ fn entries(event: MasterEvent) -> Vec<AuditEntry> {
         | EventKind::PoliciesChanged { .. }
         | EventKind::StoreDegraded { .. }
         | EventKind::StoreRecovered => Vec::new(),
+    }
+}
+
+/// Returns the rows of a registration: one for each key id, unless there are many.
+fn registered(at: i64, peer: &EventPeer, keys: &[Id]) -> Vec<AuditEntry> {
+    let action = "key.registered";
+    if keys.len() > MAX_KEYS {
+        let detail = format!("{} keys", keys.len());
+        return vec![of_peer(at, peer, action, None, detail)];
+    }
+    let rows = keys.iter();
+    rows.map(|key| of_peer(at, peer, action, Some(*key), String::new()))
+        .collect()
+}
+
+/// Returns a row without an actor, an address and a subject.
+fn entry(happened: i64, action: &str, detail: String) -> AuditEntry {
+    AuditEntry {
+        happened,
+        actor: String::new(),
+        address: String::new(),
+        action: action.to_owned(),
+        subject: String::new(),
+        detail,
+        repeats: 0,
+    }
+}
+
+/// Returns a row about a peer, and a key if it concerns one.
+fn of_peer(
+    happened: i64,
+    peer: &EventPeer,
+    action: &str,
+    key: Option<Id>,
+    detail: String,
+) -> AuditEntry {
+    let subject = key.map(|key| LimitSubject::Key(key).to_string());
+    AuditEntry {
+        actor: actor(peer),
+        address: peer.address.to_string(),
+        subject: subject.unwrap_or_default(),
+        ..entry(happened, action, detail)
     }
 }
 
@@ -280,7 +309,7 @@ fn actor(peer: &EventPeer) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{AccountId, CredentialId, Denied};
+    use crate::policy::{AccountId, CredentialId};
     use report_proto::frame::Role;
 
     const NOW: i64 = 1_800_000_000;

@@ -132,11 +132,6 @@ impl Master {
             connection_timeout: timing.connection,
         };
         let router = Router::new(&limits, Arc::clone(&policies));
-        #[cfg(feature = "store")]
-        let records = {
-            let name = listen_at.first().map(SocketAddr::to_string);
-            StoreRecords::new(&router, &name.unwrap_or_default())
-        };
         let shared = Arc::new(MasterShared {
             front,
             proxy_protocol,
@@ -149,9 +144,9 @@ impl Master {
             admission: Admission::new(&limits, Arc::clone(&router.refusals)),
             handshakes: Handshakes::for_threads(threads),
             refusals: Arc::new(Semaphore::new(limits.refusals())),
-            router,
             #[cfg(feature = "store")]
-            records,
+            records: StoreRecords::new(&router, &listen_at),
+            router,
             limits,
             next_link: AtomicU64::new(1),
             threads: Threads::start(threads).map_err(MasterError::Threads)?,

@@ -307,7 +307,7 @@ async fn refuse(
     refused: &AuthError,
 ) {
     // Events are as many as log lines, so that strangers cannot fill the audit log.
-    if log_refused(shared, refused) {
+    if refused.log(&shared.log_limit) {
         let policies = &shared.router.policies;
         let at = policies.clock().seconds();
         policies.events.send(at, || EventKind::LinkRefused {
@@ -318,40 +318,6 @@ async fn refuse(
     match refused.notice() {
         Some(notice) => authenticate::refuse(socket, &notice).await,
         None => socket.close(Duration::ZERO).await,
-    }
-}
-
-/// Logs a refusal. Returns whether the limit admitted the line.
-fn log_refused(shared: &MasterShared, refused: &AuthError) -> bool {
-    match refused {
-        AuthError::Unauthorized { throttled } => {
-            let advice = if *throttled {
-                "this address is throttled now"
-            } else {
-                "compare `master_key`"
-            };
-            shared
-                .log_limit
-                .log(|left_out| warn!(left_out, "link refused: {refused} ({advice})"))
-        }
-        AuthError::CredentialRefused { claimed, throttled } => {
-            let advice = if *throttled {
-                "this address is throttled now"
-            } else {
-                "compare `credential` at the peer with the credentials of the master"
-            };
-            shared.log_limit.log(|left_out| {
-                warn!(credential = %claimed, left_out, "link refused: {refused} ({advice})");
-            })
-        }
-        AuthError::WrongRole { credential, .. } => shared
-            .log_limit
-            .log(|left_out| warn!(%credential, left_out, "link refused: {refused}")),
-        // Scanners cause these errors by the thousand.
-        AuthError::NoHello(_) | AuthError::Throttled | AuthError::InvalidProof => {
-            debug!("link refused: {refused}");
-            false
-        }
     }
 }
 

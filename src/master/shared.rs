@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "store")]
+use std::net::SocketAddr;
 use tokio::sync::Semaphore;
 #[cfg(feature = "store")]
 use tokio::{sync::broadcast::Receiver, task::JoinSet};
@@ -66,13 +68,15 @@ pub(super) struct StoreRecords {
 
 #[cfg(feature = "store")]
 impl StoreRecords {
-    /// Creates the records of a master that starts now, if its policies follow a database. `name`
-    /// is for people.
-    pub(super) fn new(router: &Arc<Router>, name: &str) -> Option<Self> {
+    /// Creates the records of a master that starts now, if its policies follow a database. People
+    /// know the master by its first address.
+    pub(super) fn new(router: &Arc<Router>, listen_at: &[SocketAddr]) -> Option<Self> {
         let policies = &router.policies;
         let store = policies.store()?;
+        let name = listen_at.first().map(SocketAddr::to_string);
+        let name = name.unwrap_or_default();
         Some(StoreRecords {
-            usage: Usage::new(Arc::clone(store), Arc::clone(router), name),
+            usage: Usage::new(Arc::clone(store), Arc::clone(router), &name),
             audit: AuditWriter::new(Arc::clone(store), Arc::clone(policies.clock())),
         })
     }

@@ -21,9 +21,9 @@ pub(super) const MAX_WAITING: usize = 200_000;
 /// The most rows of a flush, so that others wait for its transaction for about a second at most.
 pub(super) const MAX_ROWS: usize = 10_000;
 
-/// The lengths in seconds to which the times of increments are rounded when there are too many: an
-/// hour, a day, and without a time.
-const COARSER: [i64; 3] = [3_600, 86_400, i64::MAX];
+/// An hour and a day, to which the times of increments are rounded when there are too many.
+const HOUR: i64 = 3_600;
+const DAY: i64 = 86_400;
 
 /// The increments that wait for the database.
 #[derive(Debug)]
@@ -52,11 +52,18 @@ impl PendingUsage {
     pub(super) fn add_usage(&mut self, subject: LimitSubject, moved: Moved, now: i64) {
         let minute = start_of(now, 60);
         add(self.minutes.entry((minute, subject)).or_default(), moved);
-        for length in COARSER {
+        // The last resort counts the past as of today. Only the number of subjects remains then.
+        let today = start_of(now, DAY);
+        let coarser: [&dyn Fn(i64) -> i64; 3] = [
+            &|minute| start_of(minute, HOUR),
+            &|minute| start_of(minute, DAY),
+            &|minute| today.max(start_of(minute, DAY)),
+        ];
+        for time_of in coarser {
             if self.minutes.len() <= self.max_waiting {
                 return;
             }
-            self.coarsen(length);
+            self.change_times(time_of);
         }
     }
 
@@ -104,10 +111,10 @@ impl PendingUsage {
         self.in_flight.take()
     }
 
-    /// Rounds the times of the waiting increments down.
-    fn coarsen(&mut self, length: i64) {
+    /// Changes the times of the waiting increments.
+    fn change_times(&mut self, time_of: &dyn Fn(i64) -> i64) {
         for ((minute, subject), moved) in std::mem::take(&mut self.minutes) {
-            let minute = start_of(minute, length);
+            let minute = time_of(minute);
             add(self.minutes.entry((minute, subject)).or_default(), moved);
         }
     }
@@ -226,8 +233,10 @@ mod tests {
         }
         let flush = next(&mut pending);
         assert_eq!(total(&[flush.clone()]), 3 * 24 * 60);
-        let newest = flush.minutes.last().map(|row| row.minute).unwrap();
-        assert!(newest > NOW + 3 * 86_400 - 2 * 3_600, "{newest}");
+        let times = flush.minutes.iter().map(|row| row.minute);
+        let (oldest, newest) = (times.clone().min().unwrap(), times.max().unwrap());
+        assert!(oldest >= start_of(NOW, HOUR), "{oldest}");
+        assert!(newest > NOW + 3 * DAY - 2 * HOUR, "{newest}");
     }
 
     proptest! {
