@@ -84,12 +84,6 @@ impl<'a> Change<'a> {
         self.counter
     }
 
-    /// Returns the transaction, for further rows that belong to the change.
-    #[allow(dead_code, reason = "for operations that write rows of their own")]
-    pub(crate) fn transaction(&mut self) -> &mut WriteTransaction<'a> {
-        &mut self.transaction
-    }
-
     /// Returns a statement.
     pub(super) fn query(&self, sql: &'static str) -> Query {
         self.transaction.dialect().query(sql)

@@ -74,8 +74,7 @@ fn fail2ban_finds_the_addresses_of_wrong_keys() {
 fn a_peer_cannot_have_another_address_banned() {
     let folder = tempfile::tempdir().expect("a folder for the test");
     let log = folder.path().join("log");
-    let line =
-        "link: report::master::auth: link refused: the proof of the master key is wrong";
+    let line = "link: report::master::auth: link refused: the proof of the master key is wrong";
     let end = "link=3 peer=192.0.2.8:1 visitor=192.0.2.8";
     let lines = [
         format!(

@@ -1,4 +1,4 @@
-//! What a master knows about usage: increments that wait, quotas, and the numbers of other masters.
+//! The knowledge of a master about usage: increments that wait, quotas, and the numbers of other masters.
 //! Pure: the time is an argument.
 
 use super::{
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::policy::{AccountId, LimitSubject, Moved, PolicyTable};
 
-/// What a master knows about usage.
+/// The knowledge of a master about usage.
 #[derive(Debug)]
 pub(super) struct UsageLedger {
     pub(super) pending: PendingUsage,

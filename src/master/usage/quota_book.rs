@@ -1,5 +1,5 @@
-//! The quotas of the subjects that are in use: what all masters have counted, the own bytes that are
-//! not written yet, and the thresholds that are reached. Pure: the time is an argument.
+//! The quotas of the subjects that are in use: the bytes of all masters in the database, the own bytes
+//! that are not written yet, and the thresholds that are reached. Pure: the time is an argument.
 //!
 //! The sum of a counter is the value that was read from the database, and the own increments since.
 //! Other masters' bytes appear with the next read.
@@ -31,7 +31,7 @@ struct SubjectQuotas {
     counters: Vec<PeriodCounter>,
     /// Whether its bytes have changed since the last read.
     is_busy: bool,
-    /// What was reported last.
+    /// The state that was reported last.
     state: QuotaState,
 }
 
@@ -74,7 +74,7 @@ pub(in crate::master) struct ReachedThreshold {
     pub(in crate::master) bytes: ByteSize,
 }
 
-/// What a check has found.
+/// The result of a check.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct QuotaCheck {
     /// The states that have changed.
@@ -371,7 +371,7 @@ impl QuotaBook {
         counters.flatten().collect()
     }
 
-    /// Adopts what the database has for the counters that were asked for. A counter without a row
+    /// Adopts the values of the counters that were asked for. A counter without a row
     /// has no bytes.
     pub(super) fn adopt_read(&mut self, asked: &[QuotaCounter], found: Vec<QuotaUsage>) {
         let found = found.into_iter().map(|usage| (usage.counter, usage.moved));
