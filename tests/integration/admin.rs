@@ -73,7 +73,7 @@ impl Admins {
 
 /// Sends a request. Returns the status and the body.
 #[track_caller]
-fn get(mut stream: impl Read + Write, path: &str) -> (u16, String) {
+pub(crate) fn get(mut stream: impl Read + Write, path: &str) -> (u16, String) {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

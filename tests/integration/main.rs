@@ -19,6 +19,8 @@ mod long_paths;
 mod lossy_path;
 mod master_confidentiality;
 mod name_resolution;
+#[cfg(feature = "store")]
+mod policies;
 mod prober;
 mod proxies;
 mod proxy_protocol;

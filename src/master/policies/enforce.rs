@@ -292,7 +292,7 @@ impl Router {
         revoked
     }
 
-    /// Registers the refused key ids that are admitted now, and tells their servers.
+    /// Registers the refused key ids that are admitted now, and reports them to their servers.
     fn register_refused(
         &self,
         is_in_scope: impl Fn(&PolicyTable, (&LinkPeer, Id), Denied) -> bool,

@@ -30,7 +30,14 @@ impl MasterPolicies {
     /// If the database is away, or a record is invalid.
     pub async fn follow(&self, store: Arc<Store>) -> Result<(), StoreError> {
         let delta = store.load().await?;
-        self.apply(delta.changes, true);
+        let loaded = self.apply(delta.changes, true);
+        info!(
+            store = %store.url(),
+            accounts = loaded.accounts.len(),
+            credentials = loaded.credentials.len(),
+            keys = loaded.keys.len(),
+            "policies loaded"
+        );
         let followed = FollowedStore {
             store,
             counter: delta.counter,
@@ -53,7 +60,8 @@ impl Router {
         let store = &followed.store;
         let mut watch = ChangeWatch::new(Arc::clone(store));
         let mut status = store.status_changes();
-        let (mut seen, mut unreadable) = (followed.counter, None);
+        let mut seen = followed.counter;
+        let mut unreadable: Option<String> = None;
         loop {
             tokio::select! {
                 _ = watch.changed(seen) => match self.read_changes(store, seen).await {

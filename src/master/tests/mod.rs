@@ -15,6 +15,7 @@ mod policies;
 mod rates;
 mod router;
 mod router_limits;
+mod router_links;
 mod slots;
 
 use std::{num::NonZeroUsize, time::Duration};
@@ -26,6 +27,7 @@ use tokio::{
     task::JoinSet,
 };
 
+use self::router_links::{enter_link, enter_link_of};
 use super::*;
 use crate::{
     config::{MasterConfig, Secret},
@@ -419,40 +421,6 @@ async fn connected_pair(master: &RunningMaster) -> (TestPeer, TestPeer) {
     assert_eq!(server.answer().await, 1);
     client.expect_data(1, b"answer").await;
     (client, server)
-}
-
-/// Adds a link to the registry of a router. No task serves it.
-fn enter_link(router: &Router, number: u8, role: Role) -> Arc<LinkRef> {
-    let identity = match role {
-        Role::Server => Identity::MasterKey,
-        Role::Client => Identity::Anonymous,
-    };
-    enter_link_of(router, number, role, identity)
-}
-
-/// The same with another identity.
-fn enter_link_of(router: &Router, number: u8, role: Role, identity: Identity) -> Arc<LinkRef> {
-    let link = router.new_link(LinkPeer {
-        number: number.into(),
-        role,
-        identity,
-        instance: Id([number; 16]),
-        slot: Slot::FIRST,
-        visitor: IpAddr::from([10, 0, 0, 1]),
-    });
-    let new_link = AuthenticatedLink {
-        link: link.number,
-        party: link.party(),
-        role,
-        account: identity.account(),
-        instance: Id([number; 16]),
-        slot: Slot::FIRST,
-        epoch: 1,
-        moves: false,
-        handle: Arc::clone(&link),
-    };
-    router.registry().add_link(new_link).expect("entered");
-    link
 }
 
 /// Waits until the condition holds.
