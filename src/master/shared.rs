@@ -59,7 +59,7 @@ pub(super) struct MasterShared {
     pub(super) aborting: CancellationToken,
 }
 
-/// What a master writes into its database.
+/// The records that a master writes into its database.
 #[cfg(feature = "store")]
 pub(super) struct StoreRecords {
     pub(super) usage: Arc<Usage>,

@@ -140,7 +140,7 @@ impl History {
         newest.map_or(0, |(index, _)| UsageStep::Minute.start(*index))
     }
 
-    /// Returns the text. Removes what is older than its retention before, and then the oldest
+    /// Returns the text. Removes buckets that are older than their retention before, and then the oldest
     /// minutes, hours and days until the text is short enough.
     pub(super) fn trimmed_text(&mut self, now: i64, retention: &Retention) -> String {
         for (step, series) in UsageStep::ALL.into_iter().zip(&mut self.series) {

@@ -1,4 +1,4 @@
-//! The maintenance of the database: rolls usage up, and removes what is too old. One master at a
+//! The maintenance of the database: rolls usage up, and removes rows that are too old. One master at a
 //! time does it.
 
 use super::{
@@ -51,7 +51,7 @@ const HISTORY: Upsert = Upsert {
     values: &["newest", "packed"],
 };
 
-/// What is removed without a further condition than a time.
+/// Removals with a time as their only condition.
 const EXPIRED: [(&str, i64); 3] = [
     ("DELETE FROM masters WHERE beat < $1", FORGET_MASTER),
     (
@@ -158,7 +158,7 @@ impl Store {
         Ok(rows.len() >= ROWS)
     }
 
-    /// Removes what is too old.
+    /// Removes rows that are too old.
     async fn remove_expired(&self, now: i64, retention: &Retention) -> Result<(), StoreError> {
         let mut transaction = self.write().await?;
         transaction.lock_usage().await?;

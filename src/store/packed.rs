@@ -6,7 +6,7 @@
 //! ```
 //!
 //! All numbers are LEB128, and the text is base64. A bucket is rounded to a unit that is a power of
-//! two, so that the largest one takes two bytes in each direction. What the rounding takes away is
+//! two, so that the largest one takes two bytes in each direction. The remainder is
 //! added to the next bucket, and the rest of the last one is stored. So sums over all buckets are
 //! exact, and a single bucket is accurate to one part in 8,192 of the largest one.
 

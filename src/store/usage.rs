@@ -73,7 +73,7 @@ pub struct QuotaUsage {
     pub moved: Moved,
 }
 
-/// What a master writes at a time.
+/// The increments that a master writes at a time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UsageFlush {
     /// The number of the flush, from 1. A repeated flush keeps its number.

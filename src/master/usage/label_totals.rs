@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::meter::add;
 use crate::policy::Moved;
 
-/// The most labels with numbers of their own.
+/// The most labels with separate numbers.
 const MAX_LABELS: usize = 100;
 
 /// The name of the sum of all others.
@@ -34,7 +34,7 @@ impl LabelTotals {
         }
     }
 
-    /// Whether a label has numbers of its own.
+    /// Whether a label has separate numbers.
     pub(super) fn has(&self, label: &str) -> bool {
         self.labels.contains_key(label)
     }

@@ -1,6 +1,6 @@
 //! Counts the bytes of spliced channel pairs, and the tunnels that begin.
 //!
-//! A pair counts in two numbers of its own, which only the holder of the pair's lock writes. The
+//! Each pair has two counters, which only the holder of the pair's lock writes. The
 //! meter reads them without that lock.
 
 use std::{
@@ -54,7 +54,7 @@ pub(in crate::master) struct UsageMeter {
 struct MeterState {
     pairs: Map<u64, MeteredPair>,
     next_pair: u64,
-    /// What pairs have moved that ended, or that are charged to other subjects now.
+    /// The bytes of pairs that ended, or that are charged to other subjects now.
     rest: Map<Charge, Moved>,
     attachments: Attachments,
 }

@@ -100,7 +100,7 @@ impl Usage {
         )
     }
 
-    /// Returns the kind and the name of an object. A key without a label of its own is one of the
+    /// Returns the kind and the name of an object. A key whose label has no separate numbers is one of the
     /// others.
     fn object(&self, subject: LimitSubject) -> Object {
         let table = self.policies().table();
