@@ -100,8 +100,8 @@ impl Usage {
         )
     }
 
-    /// Returns the kind and the name of an object. A key whose label has no separate numbers is one of the
-    /// others.
+    /// Returns the kind and the name of an object. A key whose label has no separate numbers is one
+    /// of the others.
     fn object(&self, subject: LimitSubject) -> Object {
         let table = self.policies().table();
         let name = match subject {
