@@ -7,7 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::identity::{CredentialLookup, Identity};
+use tracing::{debug, warn};
+
+use super::{
+    identity::{CredentialLookup, Identity},
+    log_limit::LogLimit,
+};
 use crate::{
     link::authenticate::{self, Hello, HelloError},
     net::websocket::MessageSocket,
@@ -89,6 +94,32 @@ impl AuthError {
         }
     }
 
+    /// Logs the refusal. Returns whether the limit admitted the line. deploy/fail2ban knows the
+    /// words.
+    pub(super) fn log(&self, limit: &LogLimit) -> bool {
+        match self {
+            AuthError::Unauthorized { throttled } => {
+                let advice = advice(*throttled, "compare `master_key`");
+                limit.log(|left_out| warn!(left_out, "link refused: {self} ({advice})"))
+            }
+            AuthError::CredentialRefused { claimed, throttled } => {
+                let compare = "compare `credential` at the peer with the credentials of the master";
+                let advice = advice(*throttled, compare);
+                limit.log(|left_out| {
+                    warn!(credential = %claimed, left_out, "link refused: {self} ({advice})");
+                })
+            }
+            AuthError::WrongRole { credential, .. } => {
+                limit.log(|left_out| warn!(%credential, left_out, "link refused: {self}"))
+            }
+            // Scanners cause these errors by the thousand.
+            AuthError::NoHello(_) | AuthError::Throttled | AuthError::InvalidProof => {
+                debug!("link refused: {self}");
+                false
+            }
+        }
+    }
+
     /// Returns the notice for the peer. A peer that does not speak the protocol gets none, so that
     /// a scanner cannot recognise it.
     pub(super) fn notice(&self) -> Option<Notice> {
@@ -103,6 +134,15 @@ impl AuthError {
             AuthError::WrongRole { .. } => Code::Denied,
         };
         Some(Notice::new(code, self.to_string()))
+    }
+}
+
+/// Returns what to do after a wrong secret.
+fn advice(throttled: bool, compare: &'static str) -> &'static str {
+    if throttled {
+        "this address is throttled now"
+    } else {
+        compare
     }
 }
 

@@ -111,6 +111,15 @@ impl ObservedRole for MasterObserver {
             [Sample::of(totals.attach_requests)],
         )?;
         describe_policies(families, &self.0)?;
+        #[cfg(feature = "store")]
+        if let Some(records) = &self.0.records {
+            records.usage.describe(families)?;
+            families.counter(
+                "report_dropped_audit_events",
+                "Events that are not in the audit log, because too many waited for the database.",
+                [Sample::of(records.audit.dropped())],
+            )?;
+        }
         let (used, limit) = (self.0.router.used_bytes(), self.0.limits.memory_bytes);
         families.queue_memory(used as u64, limit as u64)?;
         families.refusals(&self.0.router.refusals)

@@ -17,6 +17,8 @@ mod administered;
 mod administrator;
 mod admission;
 mod attach_queue;
+#[cfg(feature = "store")]
+mod audit;
 mod auth;
 mod channel_queue;
 mod drain;
@@ -39,6 +41,8 @@ mod serve_link;
 mod shared;
 mod shares;
 mod threads;
+#[cfg(feature = "store")]
+mod usage;
 
 #[cfg(test)]
 mod tests;
@@ -64,6 +68,8 @@ use crate::{
     net::{congestion_control::LinkCongestionControl, tcp},
 };
 
+#[cfg(feature = "store")]
+use self::shared::StoreRecords;
 #[cfg(test)]
 pub(crate) use self::{
     accept::REFUSAL_TIMEOUT,
@@ -138,6 +144,8 @@ impl Master {
             admission: Admission::new(&limits, Arc::clone(&router.refusals)),
             handshakes: Handshakes::for_threads(threads),
             refusals: Arc::new(Semaphore::new(limits.refusals())),
+            #[cfg(feature = "store")]
+            records: StoreRecords::new(&router, &listen_at),
             router,
             limits,
             next_link: AtomicU64::new(1),
@@ -209,12 +217,20 @@ impl Master {
             let router = Arc::clone(&shared.router);
             maintenance.spawn(async move { router.follow_store().await });
         }
+        let (mut writers, ended) = (JoinSet::<()>::new(), CancellationToken::new());
+        #[cfg(feature = "store")]
+        if let Some(records) = &shared.records {
+            let events = shared.router.policies.events.subscribe();
+            records.spawn(events, &ended, &mut writers);
+        }
         cancel.cancelled().await;
         shared.draining.cancel();
         // Close the listeners before GOAWAY: another master may bind the addresses now, and roles
         // that reconnect at once reach it.
         while acceptors.join_next().await.is_some() {}
         drain::drain(&shared, grace).await;
+        ended.cancel();
+        while writers.join_next().await.is_some() {}
     }
 }
 

@@ -120,7 +120,7 @@ async fn establish(
         Ok(proven) => (proven.hello, proven.identity, proven.welcome_key),
         Err(refused) => {
             shared.router.refusals.count("link", refused.reason());
-            refuse(shared, socket, &refused).await;
+            refuse(shared, socket, visitor, &refused).await;
             return None;
         }
     };
@@ -300,37 +300,20 @@ fn retry_within_ms(links: usize) -> u32 {
     u32::try_from(range.as_millis()).unwrap_or(u32::MAX)
 }
 
-async fn refuse(shared: &MasterShared, socket: MessageSocket, refused: &AuthError) {
-    match refused {
-        AuthError::Unauthorized { throttled } => {
-            let advice = if *throttled {
-                "this address is throttled now"
-            } else {
-                "compare `master_key`"
-            };
-            shared
-                .log_limit
-                .log(|left_out| warn!(left_out, "link refused: {refused} ({advice})"));
-        }
-        AuthError::CredentialRefused { claimed, throttled } => {
-            let advice = if *throttled {
-                "this address is throttled now"
-            } else {
-                "compare `credential` at the peer with the credentials of the master"
-            };
-            shared.log_limit.log(|left_out| {
-                warn!(credential = %claimed, left_out, "link refused: {refused} ({advice})");
-            });
-        }
-        AuthError::WrongRole { credential, .. } => {
-            shared
-                .log_limit
-                .log(|left_out| warn!(%credential, left_out, "link refused: {refused}"));
-        }
-        // Scanners cause these errors by the thousand.
-        AuthError::NoHello(_) | AuthError::Throttled | AuthError::InvalidProof => {
-            debug!("link refused: {refused}")
-        }
+async fn refuse(
+    shared: &MasterShared,
+    socket: MessageSocket,
+    visitor: IpAddr,
+    refused: &AuthError,
+) {
+    // Events are as many as log lines, so that strangers cannot fill the audit log.
+    if refused.log(&shared.log_limit) {
+        let policies = &shared.router.policies;
+        let at = policies.clock().seconds();
+        policies.events.send(at, || EventKind::LinkRefused {
+            address: visitor,
+            reason: refused.to_string(),
+        });
     }
     match refused.notice() {
         Some(notice) => authenticate::refuse(socket, &notice).await,

@@ -51,7 +51,6 @@ impl<'a> Columns<'a> {
     }
 
     /// Returns a number of bytes. They never exceed the range of the column.
-    #[allow(dead_code, reason = "for usage, history and the audit log")]
     pub(crate) fn bytes(&self, column: &'static str) -> Result<u64, StoreError> {
         let number = self.number(column)?;
         u64::try_from(number).map_err(|error| self.corrupt(column, error))

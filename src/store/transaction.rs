@@ -54,7 +54,6 @@ impl WriteTransaction<'_> {
     }
 
     /// Returns the rows of a query.
-    #[allow(dead_code, reason = "for usage, history and the audit log")]
     pub(crate) async fn fetch_all(&mut self, query: Query) -> Result<Vec<AnyRow>, StoreError> {
         let rows = bounded(query.fetch_all(&mut *self.inner)).await;
         self.store.observe(rows)
@@ -83,12 +82,6 @@ impl<'a> Change<'a> {
     #[must_use]
     pub fn counter(&self) -> i64 {
         self.counter
-    }
-
-    /// Returns the transaction, for further rows that belong to the change.
-    #[allow(dead_code, reason = "for usage, history and the audit log")]
-    pub(crate) fn transaction(&mut self) -> &mut WriteTransaction<'a> {
-        &mut self.transaction
     }
 
     /// Returns a statement.

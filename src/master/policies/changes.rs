@@ -1,6 +1,6 @@
 //! Changes of the policies: records, and whether the database answers.
 
-use std::sync::PoisonError;
+use std::sync::{PoisonError, atomic::Ordering::Relaxed};
 
 use super::{MasterPolicies, enforce::Scope};
 use crate::{
@@ -18,6 +18,7 @@ impl MasterPolicies {
         } else {
             table.apply(changes)
         };
+        self.version.fetch_add(1, Relaxed);
         drop(table);
         if !affected.is_empty() {
             self.events

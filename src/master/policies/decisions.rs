@@ -171,7 +171,7 @@ impl MasterPolicies {
             identity: identity.into(),
             server,
             visitor: client.visitor,
-            is_new_tunnel: counts.is_new,
+            is_new_tunnel: counts.is_new && !self.is_resumption(&TunnelKey::of(client, key)),
             now,
         };
         let owner = table.owner(key, server);
@@ -198,6 +198,18 @@ impl MasterPolicies {
             relay: live(LimitSubject::Relay, counts.relay, has_reserve(owner)),
         };
         table.decide_attach(&query, &counts)
+    }
+
+    /// Whether a tunnel without a pair ended so recently that its client resumes it.
+    #[cfg(feature = "store")]
+    fn is_resumption(&self, tunnel: &TunnelKey) -> bool {
+        self.meter.is_known_tunnel(tunnel)
+    }
+
+    /// The same without a database, and so without limits of numbers.
+    #[cfg(not(feature = "store"))]
+    fn is_resumption(&self, _: &TunnelKey) -> bool {
+        false
     }
 
     /// Returns the live numbers of a subject with these tunnels at this master.

@@ -186,7 +186,7 @@ impl Router {
     }
 
     /// Applies changed states of quotas: slows down, stops, or releases.
-    #[allow(dead_code, reason = "the quotas of the store set the states")]
+    #[cfg_attr(not(feature = "store"), allow(dead_code))]
     pub(in crate::master) fn set_quotas(&self, quotas: Vec<(LimitSubject, QuotaState)>) {
         let mut stopped = Affected::default();
         let mut changed = Vec::new();
@@ -196,6 +196,10 @@ impl Router {
                 continue;
             }
             changed.push(subject);
+            if subject == LimitSubject::Relay {
+                // A reserve slows the other accounts down.
+                changed.extend(self.policies.accounts().map(LimitSubject::Account));
+            }
             match subject {
                 _ if !is_stopped => {}
                 LimitSubject::Relay => stopped.relay = true,

@@ -33,7 +33,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -48,6 +48,8 @@ pub(super) use self::{
     live_keys::{LiveEntry, LiveKeys, LivePair, TunnelKey, TunnelView},
     rate_limits::{account_number, limits_of, rate_subject},
 };
+#[cfg(feature = "store")]
+use super::usage::UsageMeter;
 use super::{
     administered::StoreProblem,
     events::Events,
@@ -58,7 +60,7 @@ use super::{
 use crate::store::Store;
 use crate::{
     config::UnknownKeys,
-    policy::{Admission, CredentialId, LimitSubject, LiveCounts, PolicyTable, Rates},
+    policy::{AccountId, Admission, CredentialId, LimitSubject, LiveCounts, PolicyTable, Rates},
 };
 use report_proto::{crypto::CredentialVerifier, id::Id};
 
@@ -71,11 +73,20 @@ pub struct QuotaState {
     pub is_reserve_stopped: bool,
     /// The rates to which used-up quotas slow the traffic down.
     pub slow: Rates,
+    /// For the relay: the rates to which each account is slowed down, except the one with a reserve.
+    pub slow_others: Rates,
+    /// For the relay: the account with a reserve.
+    pub reserve: Option<AccountId>,
 }
 
 /// The policies of a master.
 pub struct MasterPolicies {
     table: RwLock<PolicyTable>,
+    /// Counts the changes of the table.
+    version: AtomicU64,
+    /// Counts bytes and new tunnels.
+    #[cfg(feature = "store")]
+    pub(super) meter: Arc<UsageMeter>,
     admission: Admission,
     unknown_keys: UnknownKeys,
     clock: Arc<dyn Clock>,
@@ -98,7 +109,7 @@ pub struct MasterPolicies {
 /// Numbers that the usage of all masters adds to those of this one.
 #[derive(Debug, Default)]
 struct UsageNumbers {
-    /// The live numbers of the other masters, and the new tunnels of the last minute.
+    /// The live numbers of the other masters.
     others: HashMap<LimitSubject, LiveCounts>,
     quotas: HashMap<LimitSubject, QuotaState>,
 }
@@ -113,6 +124,9 @@ impl MasterPolicies {
     ) -> Arc<Self> {
         Arc::new(MasterPolicies {
             table: RwLock::default(),
+            version: AtomicU64::new(0),
+            #[cfg(feature = "store")]
+            meter: UsageMeter::new(),
             admission,
             unknown_keys,
             clock,
@@ -197,8 +211,8 @@ impl MasterPolicies {
         former.unwrap_or_default() != state
     }
 
-    /// Changes the numbers that the other masters and the last minute add to those of this master.
-    #[allow(dead_code, reason = "the usage of the store sets them")]
+    /// Changes the live numbers of the other masters.
+    #[cfg(feature = "store")]
     pub(super) fn set_others(&self, others: HashMap<LimitSubject, LiveCounts>) {
         self.usage().others = others;
     }
@@ -212,13 +226,24 @@ impl MasterPolicies {
             .unwrap_or_default()
     }
 
-    /// Returns the numbers of the other masters for a subject.
+    /// Returns the numbers of the other masters for a subject, and the new tunnels of all.
     fn others(&self, subject: LimitSubject) -> LiveCounts {
-        self.usage()
-            .others
-            .get(&subject)
-            .copied()
-            .unwrap_or_default()
+        let others = self.usage().others.get(&subject).copied();
+        let others = others.unwrap_or_default();
+        #[cfg(feature = "store")]
+        let others = LiveCounts {
+            attachments: others
+                .attachments
+                .saturating_add(self.meter.attachments(subject)),
+            ..others
+        };
+        others
+    }
+
+    /// Returns a number that differs after each change of the table.
+    #[cfg(feature = "store")]
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Relaxed)
     }
 
     /// Returns the admission that applies to a key id: while the database is away, unknown key ids

@@ -64,13 +64,37 @@ impl MasterPolicies {
         let unlimited = Rates::default();
         let rates = limits.map_or(&unlimited, |limits| &limits.rates);
         let slow = self.quota_state(subject).slow;
+        let others = self.slow_beside_reserve(subject);
         let limits = SubjectLimits {
-            up: lower(rates.up, slow.up),
-            down: lower(rates.down, slow.down),
-            both: lower(rates.both, slow.both),
+            up: lowest([rates.up, slow.up, others.up]),
+            down: lowest([rates.down, slow.down, others.down]),
+            both: lowest([rates.both, slow.both, others.both]),
             weight: limits.map_or(1, |limits| limits.weight),
         };
         (rate_subject(subject), limits)
+    }
+}
+
+impl MasterPolicies {
+    /// Returns the rates of an account while only a reserve of another one is left of the relay's
+    /// quota.
+    fn slow_beside_reserve(&self, subject: LimitSubject) -> Rates {
+        let LimitSubject::Account(account) = subject else {
+            return Rates::default();
+        };
+        let relay = self.quota_state(LimitSubject::Relay);
+        if relay.reserve == Some(account) {
+            return Rates::default();
+        }
+        relay.slow_others
+    }
+
+    /// Returns the accounts, and the one of the master key.
+    pub(super) fn accounts(&self) -> impl Iterator<Item = AccountId> + use<> {
+        let table = self.table();
+        let accounts = table.accounts().map(|account| account.id);
+        let accounts: Vec<AccountId> = accounts.chain([AccountId::MASTER]).collect();
+        accounts.into_iter()
     }
 }
 
@@ -83,12 +107,10 @@ pub(in crate::master) fn limits_of(table: &PolicyTable, subject: LimitSubject) -
     }
 }
 
-/// Returns the lower one of two limits.
-fn lower(one: Option<policy::RateLimit>, other: Option<policy::RateLimit>) -> Option<RateLimit> {
-    let lowest = one
-        .into_iter()
-        .chain(other)
-        .min_by_key(|limit| limit.rate.0)?;
+/// Returns the lowest one of some limits.
+fn lowest(limits: [Option<policy::RateLimit>; 3]) -> Option<RateLimit> {
+    let limits = limits.into_iter().flatten();
+    let lowest = limits.min_by_key(|limit| limit.rate.0)?;
     Some(RateLimit {
         bytes_per_second: lowest.rate.0,
         burst: lowest.burst.map(|burst| burst.0),
@@ -123,16 +145,16 @@ mod tests {
 
     #[test]
     fn the_lower_rate_applies_with_its_burst() {
-        let found = lower(limit(1_000, Some(7)), limit(2_000, None));
+        let found = lowest([limit(1_000, Some(7)), limit(2_000, None), None]);
         assert_eq!(
             found.map(|found| (found.bytes_per_second, found.burst)),
             Some((1_000, Some(7)))
         );
-        let found = lower(limit(1_000, Some(7)), limit(500, None));
+        let found = lowest([limit(1_000, Some(7)), None, limit(500, None)]);
         assert_eq!(
             found.map(|found| (found.bytes_per_second, found.burst)),
             Some((500, None))
         );
-        assert_eq!(lower(None, None), None);
+        assert_eq!(lowest([None, None, None]), None);
     }
 }

@@ -119,7 +119,7 @@ impl ChannelPair {
         let Some(popped) = queue.pop(self.router.memory()) else {
             return Transmit::Nothing;
         };
-        state.moved.add(side.receives(), popped.message.len());
+        state.count(side.receives(), popped.message.len());
         let server = state.server.as_ref();
         let ends = match side {
             PairSide::Client => server.map(|server| (server, &self.client)),

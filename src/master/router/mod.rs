@@ -31,6 +31,8 @@ use std::{
 use bytes::Bytes;
 
 pub(super) use self::link_ref::{LinkPeer, LinkRef, now};
+#[cfg(feature = "store")]
+use super::usage::PairMeter;
 use super::{
     account::MasterBudget,
     attach_queue::Ticket,
@@ -257,6 +259,9 @@ struct PairState {
     live: Option<LiveEntry<ChannelPair>>,
     /// The payload bytes that were passed on.
     moved: MovedBytes,
+    /// Counts them for the usage, from the splice on.
+    #[cfg(feature = "store")]
+    meter: Option<PairMeter>,
 }
 
 /// Payload bytes of each direction.
@@ -285,6 +290,15 @@ impl PairState {
         match direction {
             RateDirection::Up => &mut self.toward_server,
             RateDirection::Down => &mut self.toward_client,
+        }
+    }
+
+    /// Counts payload bytes that are passed on.
+    fn count(&mut self, direction: RateDirection, bytes: usize) {
+        self.moved.add(direction, bytes);
+        #[cfg(feature = "store")]
+        if let Some(meter) = &self.meter {
+            meter.count(direction, bytes);
         }
     }
 

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 
 use super::{ChannelPair, ChannelRef, LinkPeer, MovedBytes, PairSide, PairState, Router};
+#[cfg(feature = "store")]
+use crate::master::usage::Charge;
 use crate::{
     master::{
         events::{EventKind, EventPeer},
@@ -72,6 +74,17 @@ impl ChannelPair {
                 key: self.key,
             });
         }
+        #[cfg(feature = "store")]
+        {
+            state.meter = policies.meter.enter(
+                TunnelKey::of(client, self.key),
+                Charge {
+                    key: self.key,
+                    owner: Some(owner.unwrap_or(AccountId::MASTER)),
+                    client: client.identity.account(),
+                },
+            );
+        }
         state.live = Some(entered.entry);
         state.limits = Some(self.limit_rate(server, owner));
         Ok(())
@@ -107,6 +120,10 @@ impl ChannelPair {
             return;
         };
         live.set_owner(owner);
+        #[cfg(feature = "store")]
+        if let Some(meter) = &state.meter {
+            meter.set_owner(Some(owner.unwrap_or(AccountId::MASTER)));
+        }
         let former = state.limits.replace(self.limit_rate(&server, owner));
         drop(state);
         drop(former);
