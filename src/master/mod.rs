@@ -23,7 +23,6 @@ mod identity;
 mod limits;
 mod link_handler;
 mod link_totals;
-mod log_limit;
 mod memory;
 mod metrics;
 mod parameters;
@@ -51,12 +50,12 @@ use tracing::{field::display, info};
 
 use self::{
     admission::Admission, auth::Authenticator, front::Front, handshakes::Handshakes,
-    log_limit::LogLimit, metrics::MasterObserver, router::Router, shared::MasterShared,
-    threads::Threads,
+    metrics::MasterObserver, router::Router, shared::MasterShared, threads::Threads,
 };
 use crate::{
     metrics::ObservedRole,
     net::{congestion_control::LinkCongestionControl, tcp},
+    throttle::LogLimit,
 };
 
 #[cfg(test)]
