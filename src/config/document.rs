@@ -57,6 +57,9 @@ pub(super) fn read(
         warnings: Vec::new(),
     };
     let config = common.zip(role).map(|(common, mut role)| {
+        if let Some(admin) = &common.admin {
+            admin.check(mode, &mut checks);
+        }
         match &mut role {
             RoleConfig::Master(master) => master.check(&mut checks),
             RoleConfig::Server(server) => server.check(&mut checks),
