@@ -13,19 +13,23 @@ use axum::{
 };
 use serde_json::json;
 
+use super::AdminService;
+#[cfg(feature = "store")]
+use super::api;
 use crate::{
     metrics::{Exposition, OPENMETRICS, ObservedRole},
     net::authority::Authority,
 };
 
-/// The check of the host that a request names.
+/// Who can reach the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum HostCheck {
-    /// Only requests for a host name or address of loopback.
+pub(super) enum Access {
+    /// The user of the process and root.
+    UnixSocket,
+    /// All users of this machine. Requests must name a host of loopback.
     Loopback,
-    /// No request is refused because of its host.
-    #[cfg(unix)]
-    Nothing,
+    /// Other machines.
+    Public,
 }
 
 /// The state that the handlers share.
@@ -35,24 +39,39 @@ struct AdminState {
 }
 
 /// Returns the service of a role.
-pub(super) fn routes(role: Arc<dyn ObservedRole>, host_check: HostCheck) -> Router {
-    let state = AdminState {
+pub(super) fn routes(service: AdminService, access: Access) -> Router {
+    let role = service.role;
+    let state = Arc::new(AdminState {
         exposition: Exposition::new(Arc::clone(&role)),
         role,
-    };
-    let routes = Router::new()
+    });
+    let metrics = Router::new()
         .route("/metrics", get(metrics))
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn(refuse_body))
+        .with_state(Arc::clone(&state));
+    #[cfg(feature = "store")]
+    let metrics = match (&service.api, access) {
+        (Some(api), Access::Public) => api::protected(metrics, api),
+        _ => metrics,
+    };
+    let health = Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
-        .with_state(Arc::new(state))
-        .layer(from_fn(refuse_body));
-    match host_check {
+        .layer(from_fn(refuse_body))
+        .with_state(state);
+    let routes = health.merge(metrics);
+    #[cfg(feature = "store")]
+    let routes = match &service.api {
+        Some(api) => routes.merge(api::routes(api)),
+        None => routes,
+    };
+    match access {
         // The last layer runs first.
-        HostCheck::Loopback => routes.layer(from_fn(require_loopback_host)),
-        #[cfg(unix)]
-        HostCheck::Nothing => routes,
+        Access::Loopback => routes.layer(from_fn(require_loopback_host)),
+        Access::UnixSocket | Access::Public => routes,
     }
 }
 
