@@ -29,6 +29,7 @@ mod period;
 mod problem;
 mod quota;
 mod records;
+mod subject;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -51,6 +52,7 @@ pub use records::{
     Account, Credential, CredentialRecord, RelayPolicy, Reserve, ServiceKey, Token, TokenHash,
     TokenRecord, TokenRole, Verifier,
 };
+pub use subject::LimitSubject;
 pub use table::{Affected, Changes, KeyPolicy, PolicyTable};
 pub use validity::{InvalidTime, UnixTime, Validity, ValidityState};
 

@@ -24,8 +24,8 @@ macro_rules! select {
 pub(super) const CHANGED: &str =
     select!("changed >= $1 AND (changed > $2 OR id > $3) ORDER BY changed, id LIMIT $4");
 
-const INSERT: &str = "INSERT INTO accounts (name, enabled, not_before, expires, max_keys, networks, \
-                      limits, note, changed, id, removed) \
+const INSERT: &str = "INSERT INTO accounts (name, enabled, not_before, expires, max_keys, \
+                      networks, limits, note, changed, id, removed) \
                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0)";
 
 const UPDATE: &str = "UPDATE accounts SET name = $1, enabled = $2, not_before = $3, expires = $4, \
@@ -128,8 +128,8 @@ impl Change<'_> {
     /// Replaces an account.
     ///
     /// # Errors
-    /// If it does not exist, if it has another version than the expected one, if another account has
-    /// the name, or if the database is away.
+    /// If it does not exist, if it has another version than the expected one, if another account
+    /// has the name, or if the database is away.
     pub async fn update_account(
         &mut self,
         account: Account,
@@ -143,8 +143,8 @@ impl Change<'_> {
     /// Removes an account with its credentials. `now` is the time.
     ///
     /// # Errors
-    /// If it does not exist, if it has another version than the expected one, if it owns keys, or if
-    /// the database is away.
+    /// If it does not exist, if it has another version than the expected one, if it owns keys, or
+    /// if the database is away.
     pub async fn remove_account(
         &mut self,
         id: AccountId,

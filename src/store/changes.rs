@@ -1,4 +1,4 @@
-//! What has changed since a counter, for a master that holds all policies in memory.
+//! The changes since a counter, for a master that holds all policies in memory.
 
 use sqlx::any::AnyRow;
 
@@ -183,8 +183,8 @@ impl Store {
         Ok(changes)
     }
 
-    /// Adds the rows of one table, page by page. A row that changes in the meantime moves behind the
-    /// position, so it is read again instead of being skipped.
+    /// Adds the rows of one table, page by page. A row that changes in the meantime moves behind
+    /// the position, so it is read again instead of being skipped.
     async fn add_changed(
         &self,
         sql: &'static str,
@@ -205,8 +205,8 @@ impl Store {
         }
     }
 
-    /// Deletes the rows of records that were removed before a time. A master that has not seen their
-    /// removal loads all records. Returns the number of rows.
+    /// Deletes the rows of records that were removed before a time. A master that has not seen
+    /// their removal loads all records. Returns the number of rows.
     ///
     /// # Errors
     /// If the database is away.

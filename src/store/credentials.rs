@@ -11,8 +11,8 @@ use crate::policy::{AccountId, Credential, CredentialId, CredentialRecord, UnixT
 macro_rules! select {
     ($condition:literal) => {
         concat!(
-            "SELECT id, account, name, role, public_key, welcome_key, not_before, expires, revoked, \
-             removed, changed FROM credentials WHERE ",
+            "SELECT id, account, name, role, public_key, welcome_key, not_before, expires, \
+             revoked, removed, changed FROM credentials WHERE ",
             $condition
         )
     };

@@ -46,9 +46,9 @@ enum Location {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{problem} ({remedy})")]
 pub struct InvalidStoreUrl {
-    /// What is wrong, with the value found and without its password.
+    /// The problem, with the value found and without its password.
     pub problem: String,
-    /// What to do.
+    /// The remedy.
     pub remedy: &'static str,
 }
 

@@ -24,7 +24,6 @@ pub enum Dialect {
 /// An insertion that changes the row if it exists.
 ///
 /// One statement must not contain two rows with the same key.
-#[allow(dead_code, reason = "for usage, history and the audit log")]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Upsert {
     /// The table.
@@ -65,7 +64,6 @@ impl Dialect {
 
     /// Returns an upsert of `rows` rows. Its arguments are the values of the first row in the order
     /// of `keys`, `sums` and `values`, then those of the next row.
-    #[allow(dead_code, reason = "for usage, history and the audit log")]
     pub(crate) fn upsert(self, upsert: &Upsert, rows: usize) -> Query {
         let Upsert {
             table,
@@ -97,16 +95,16 @@ impl Dialect {
         self.dynamic_query(Cow::Owned(sql))
     }
 
-    /// Returns an insertion of `rows` rows. Its arguments are the values of the first row, then those
-    /// of the next row.
-    #[allow(dead_code, reason = "for usage, history and the audit log")]
+    /// Returns an insertion of `rows` rows. Its arguments are the values of the first row, then
+    /// those of the next row.
     pub(crate) fn insert(self, table: &str, columns: &[&str], rows: usize) -> Query {
         let mut sql = format!("INSERT INTO {table} ({}) VALUES ", columns.join(", "));
         push_rows(&mut sql, rows, columns.len());
         self.dynamic_query(Cow::Owned(sql))
     }
 
-    /// Returns the end of a table definition. MariaDB compares text by bytes only if told to.
+    /// Returns the end of a table definition. MariaDB compares text by bytes only with
+    /// a binary collation.
     pub(super) fn table_suffix(self) -> &'static str {
         match self {
             Dialect::Sqlite | Dialect::Postgres => "",
@@ -122,7 +120,6 @@ impl Dialect {
 }
 
 /// Appends placeholders for rows: `($1, $2), ($3, $4)`.
-#[allow(dead_code, reason = "for usage, history and the audit log")]
 fn push_rows(sql: &mut String, rows: usize, columns: usize) {
     let mut number = 0_usize;
     for row in 0..rows {

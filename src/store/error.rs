@@ -17,13 +17,13 @@ pub enum StoreError {
         database: String,
         /// The cause.
         cause: String,
-        /// What to do.
+        /// The remedy.
         remedy: &'static str,
     },
     /// A newer program has changed the schema.
     #[error(
-        "store: the schema of {database} has version {found}, and this program knows versions up to \
-         {known} (update the program, or use another database)"
+        "store: the schema of {database} has version {found}, and this program knows versions up \
+         to {known} (update the program, or use another database)"
     )]
     SchemaNewer {
         /// The database, without its password.
@@ -35,8 +35,8 @@ pub enum StoreError {
     },
     /// A migration ended in the middle, which MariaDB cannot undo.
     #[error(
-        "store: step {step} of the schema of {database} is incomplete (restore a backup, or drop the \
-         tables of a new database)"
+        "store: step {step} of the schema of {database} is incomplete (restore a backup, or drop \
+         the tables of a new database)"
     )]
     SchemaIncomplete {
         /// The database, without its password.
@@ -46,8 +46,8 @@ pub enum StoreError {
     },
     /// The schema cannot be created or updated.
     #[error(
-        "store: the schema of {database} cannot be created or updated: {cause} (let its user create \
-         and change tables)"
+        "store: the schema of {database} cannot be created or updated: {cause} (let its user \
+         create and change tables)"
     )]
     Schema {
         /// The database, without its password.
@@ -56,7 +56,7 @@ pub enum StoreError {
         cause: String,
     },
     /// The database does not answer. A later attempt may succeed.
-    #[error("store: the database is away: {0} (what is known continues to apply)")]
+    #[error("store: the database is away: {0} (the policies in memory continue to apply)")]
     Away(String),
     /// Another record has the value.
     #[error("{field} \"{value}\" exists already (choose another one)")]
@@ -71,7 +71,7 @@ pub enum StoreError {
     NotFound {
         /// The field that names the record: `id`, or `account` in another record.
         field: &'static str,
-        /// What does not exist.
+        /// The kind of the absent record.
         kind: RecordKind,
         /// The id.
         id: String,
@@ -81,7 +81,7 @@ pub enum StoreError {
         "the {kind} \"{id}\" has changed: version {found} instead of {expected} (read it again)"
     )]
     Conflict {
-        /// What has changed.
+        /// The kind of the record.
         kind: RecordKind,
         /// The id.
         id: String,
@@ -93,7 +93,7 @@ pub enum StoreError {
     /// The record cannot be removed.
     #[error("the {kind} \"{id}\" cannot be removed: {reason}")]
     InUse {
-        /// What cannot be removed.
+        /// The kind of the record.
         kind: RecordKind,
         /// The id.
         id: String,
@@ -103,13 +103,13 @@ pub enum StoreError {
     /// A row has a value that this program does not write.
     #[error("store: {column} of the {kind} \"{id}\" is invalid: {problem} (correct it)")]
     Corrupt {
-        /// What the row contains.
+        /// The kind of the record.
         kind: RecordKind,
         /// The id.
         id: String,
         /// The column.
         column: &'static str,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
     /// The database has refused a statement.
@@ -117,7 +117,7 @@ pub enum StoreError {
     Statement(sqlx::Error),
 }
 
-/// What a row contains.
+/// The kind of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordKind {
     /// An account.

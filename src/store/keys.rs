@@ -132,7 +132,8 @@ impl Store {
     ) -> Result<Page<Stored<ServiceKey>, KeyPosition>, StoreError> {
         let query = match account {
             None => self.dialect.query(select!(
-                "removed = 0 AND label >= $1 AND (label > $2 OR id > $3) ORDER BY label, id LIMIT $4"
+                "removed = 0 AND label >= $1 AND (label > $2 OR id > $3) \
+                 ORDER BY label, id LIMIT $4"
             )),
             Some(account) => {
                 let query = self.dialect.query(select!(
@@ -177,8 +178,8 @@ impl Change<'_> {
     /// Replaces a key.
     ///
     /// # Errors
-    /// If it does not exist, if it has another version than the expected one, if the account does not
-    /// exist, or if the database is away.
+    /// If it does not exist, if it has another version than the expected one, if the account does
+    /// not exist, or if the database is away.
     pub async fn update_key(
         &mut self,
         key: ServiceKey,

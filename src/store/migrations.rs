@@ -1,22 +1,24 @@
 //! The schema of the database, and its migrations.
 //!
-//! A migration is never changed after a release: its checksum is in the database. A new one gets the
-//! next version.
+//! A migration is never changed after a release: its checksum is in the database. A new one gets
+//! the next version.
 
 use std::{borrow::Cow, time::Duration};
 
 use sqlx::{
-    AnyPool, AssertSqlSafe, SqlSafeStr as _,
+    Any, AnyPool, AssertSqlSafe, SqlSafeStr as _,
     migrate::{MigrateError, Migration, MigrationType, Migrator},
+    pool::PoolConnection,
 };
 
-use super::{Dialect, StoreError, StoreUrl};
+use super::{Dialect, RecordKind, StoreError, StoreUrl, rows::Columns, transaction::bounded};
 
 /// The migrations in order: version, description, statements.
 const MIGRATIONS: &[(i64, &str, &str)] =
     &[(1, "tables", include_str!("migrations/0001_tables.sql"))];
 
-/// How often a migration of SQLite is attempted. The other databases have a lock for it.
+/// How often a migration of SQLite is attempted. Its migrations have no lock, but each of them is
+/// one transaction.
 const ATTEMPTS: u32 = 50;
 
 /// The pause between two attempts.
@@ -40,8 +42,23 @@ pub(super) async fn run(pool: &AnyPool, url: &StoreUrl) -> Result<(), StoreError
 }
 
 async fn migrate(pool: &AnyPool, url: &StoreUrl) -> Result<(), StoreError> {
+    let lock = match url.dialect() {
+        Dialect::Mysql => Some(lock(pool, url).await?),
+        // The migrator has a lock for PostgreSQL.
+        Dialect::Sqlite | Dialect::Postgres => None,
+    };
+    let result = apply(pool, url).await;
+    if let Some(lock) = lock {
+        // The lock ends with its connection, also after an error.
+        bounded(lock.close()).await?;
+    }
+    result
+}
+
+/// Applies the missing migrations.
+async fn apply(pool: &AnyPool, url: &StoreUrl) -> Result<(), StoreError> {
     let migrator = migrator(url.dialect());
-    let mut attempts = 1;
+    let mut attempts = 1_u32;
     loop {
         match migrator.run(pool).await {
             Ok(()) => return Ok(()),
@@ -54,6 +71,26 @@ async fn migrate(pool: &AnyPool, url: &StoreUrl) -> Result<(), StoreError> {
             }
             Err(error) => return Err(schema_error(url, &error)),
         }
+    }
+}
+
+/// Locks the schema of MariaDB. The lock of the migrator waits for -1 s, which MariaDB does not
+/// take as an endless time.
+async fn lock(pool: &AnyPool, url: &StoreUrl) -> Result<PoolConnection<Any>, StoreError> {
+    let mut connection = bounded(pool.acquire()).await?;
+    // Names of locks have at most 64 characters, and are shared by all databases of a server.
+    let query = url
+        .dialect()
+        .query("SELECT GET_LOCK(CONCAT('report ', LEFT(DATABASE(), 50)), 60) AS locked");
+    // The caller limits the time.
+    let row = query.fetch_optional(&mut *connection).await?;
+    let locked = row.map(|row| Columns::new(&row, RecordKind::Relay, "locked").number("locked"));
+    match locked {
+        Some(Ok(1)) => Ok(connection),
+        _ => Err(StoreError::Schema {
+            database: url.to_string(),
+            cause: "another process does not finish its changes".to_owned(),
+        }),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  API, commands ──► Change ──► write pool ──► ┌──────────┐ ──► ChangeWatch ──► Delta ──► policies
-//!  usage, audit ──► WriteTransaction ────────► │ database │                             of a master
+//!  usage, audit ──► WriteTransaction ────────► │ database │                            of a master
 //!  lists, records ◄── read pool ◄───────────── └──────────┘
 //! ```
 //!
@@ -33,27 +33,38 @@ use sqlx::{
 use tokio::sync::watch as status_channel;
 
 mod accounts;
+mod audit;
 mod changes;
 mod credentials;
 mod database_url;
 mod dialect;
 mod error;
+mod history;
 mod keys;
+mod maintenance;
+mod masters;
 mod migrations;
+mod packed;
 mod pages;
 mod relay;
 mod rows;
 mod tokens;
 mod transaction;
+mod usage;
 mod watch;
 
+pub use audit::{AuditEntry, AuditFilter, AuditPosition, AuditRow};
 pub use changes::Delta;
 pub use database_url::{InvalidStoreUrl, StoreUrl};
 pub use dialect::Dialect;
 pub use error::{RecordKind, StoreError};
+pub use history::{UsageBucket, UsageStep};
 pub use keys::KeyPosition;
+pub use maintenance::Retention;
+pub use masters::{LiveRow, MasterRow};
 pub use pages::{MAX_PAGE, Page, Stored};
 pub use transaction::Change;
+pub use usage::{MinuteUsage, QuotaCounter, QuotaUsage, UsageFlush};
 pub use watch::ChangeWatch;
 
 /// How long an operation waits for a connection.

@@ -6,7 +6,7 @@ use sqlx::{Row as _, any::AnyRow};
 use super::{RecordKind, StoreError};
 use crate::policy::{self, UnixTime};
 
-/// A row with what it contains, for errors that name it.
+/// The columns of a row, with the kind of its record for errors.
 #[derive(Clone, Copy)]
 pub(crate) struct Columns<'a> {
     row: &'a AnyRow,
@@ -51,7 +51,6 @@ impl<'a> Columns<'a> {
     }
 
     /// Returns a number of bytes. They never exceed the range of the column.
-    #[allow(dead_code, reason = "for usage, history and the audit log")]
     pub(crate) fn bytes(&self, column: &'static str) -> Result<u64, StoreError> {
         let number = self.number(column)?;
         u64::try_from(number).map_err(|error| self.corrupt(column, error))

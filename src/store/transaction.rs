@@ -54,7 +54,6 @@ impl WriteTransaction<'_> {
     }
 
     /// Returns the rows of a query.
-    #[allow(dead_code, reason = "for usage, history and the audit log")]
     pub(crate) async fn fetch_all(&mut self, query: Query) -> Result<Vec<AnyRow>, StoreError> {
         let rows = bounded(query.fetch_all(&mut *self.inner)).await;
         self.store.observe(rows)
@@ -86,7 +85,6 @@ impl<'a> Change<'a> {
     }
 
     /// Returns the transaction, for further rows that belong to the change.
-    #[allow(dead_code, reason = "for usage, history and the audit log")]
     pub(crate) fn transaction(&mut self) -> &mut WriteTransaction<'a> {
         &mut self.transaction
     }

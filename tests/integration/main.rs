@@ -24,6 +24,8 @@ mod quickstart;
 mod resources;
 mod roles;
 mod several_masters;
+#[cfg(feature = "store")]
+mod store;
 mod store_daemons;
 #[path = "../support/mod.rs"]
 mod support;

@@ -10,7 +10,8 @@ CREATE TABLE store_state (
     relay_changed BIGINT NOT NULL
 ){suffix};
 
-INSERT INTO store_state (id, change_counter, purge_floor, last_id, maintained_at, relay_policy, relay_changed)
+INSERT INTO store_state
+    (id, change_counter, purge_floor, last_id, maintained_at, relay_policy, relay_changed)
 VALUES (1, 1, 0, 1, 0, '', 1);
 
 -- In all tables: a time of 0 means none, and an empty text means the default. A row with a time in
@@ -33,7 +34,8 @@ CREATE UNIQUE INDEX accounts_name ON accounts (name);
 CREATE INDEX accounts_changed ON accounts (changed, id);
 
 -- The account of servers that hold the master key.
-INSERT INTO accounts (id, name, enabled, not_before, expires, max_keys, networks, limits, note, removed, changed)
+INSERT INTO accounts
+    (id, name, enabled, not_before, expires, max_keys, networks, limits, note, removed, changed)
 VALUES (1, 'master', 1, 0, 0, 0, '', '', '', 0, 1);
 
 CREATE TABLE credentials (
@@ -85,6 +87,15 @@ CREATE TABLE tokens (
 
 CREATE UNIQUE INDEX tokens_name ON tokens (name);
 
+-- A transaction that writes usage increments the row "usage" first, so that such transactions run
+-- one after another. Only the lock matters, not the number.
+CREATE TABLE store_locks (
+    name VARCHAR(16) NOT NULL PRIMARY KEY,
+    taken BIGINT NOT NULL
+){suffix};
+
+INSERT INTO store_locks (name, taken) VALUES ('usage', 0);
+
 -- One row for each start of a master: when it wrote last, and which of its flushes is committed.
 CREATE TABLE masters (
     epoch VARCHAR(32) NOT NULL PRIMARY KEY,
@@ -93,16 +104,19 @@ CREATE TABLE masters (
     flush_sequence BIGINT NOT NULL
 ){suffix};
 
--- The links and tunnels that a master serves at its latest beat. "kind" is key, account or relay.
+-- The live numbers of a master at its latest beat, of subjects whose limits need them. "kind" is
+-- relay, account or key. "attachments" are those of the last minute.
 CREATE TABLE live_counts (
     epoch VARCHAR(32) NOT NULL,
     kind VARCHAR(16) NOT NULL,
     subject VARCHAR(64) NOT NULL,
     links BIGINT NOT NULL,
     tunnels BIGINT NOT NULL,
+    attachments BIGINT NOT NULL,
     PRIMARY KEY (epoch, kind, subject)
 ){suffix};
 
+-- Usage of the last minutes. "minute" is in Unix seconds.
 CREATE TABLE usage_minutes (
     kind VARCHAR(16) NOT NULL,
     subject VARCHAR(64) NOT NULL,
@@ -114,7 +128,7 @@ CREATE TABLE usage_minutes (
 
 CREATE INDEX usage_minutes_minute ON usage_minutes (minute);
 
--- "quota" is the period and the direction as text, and "period_start" the time at which it began.
+-- "quota" is the period as text, and "period_start" the time at which it began.
 CREATE TABLE quota_usage (
     kind VARCHAR(16) NOT NULL,
     subject VARCHAR(64) NOT NULL,
@@ -125,19 +139,18 @@ CREATE TABLE quota_usage (
     PRIMARY KEY (kind, subject, quota, period_start)
 ){suffix};
 
--- Usage of the past, packed: one row for each subject, step and range.
+-- Usage of the past, packed: minutes, hours and days of a subject. "newest" is its latest minute.
 CREATE TABLE usage_history (
     kind VARCHAR(16) NOT NULL,
     subject VARCHAR(64) NOT NULL,
-    step BIGINT NOT NULL,
-    range_start BIGINT NOT NULL,
+    newest BIGINT NOT NULL,
     packed TEXT NOT NULL,
-    PRIMARY KEY (kind, subject, step, range_start)
+    PRIMARY KEY (kind, subject)
 ){suffix};
 
-CREATE INDEX usage_history_start ON usage_history (step, range_start);
+CREATE INDEX usage_history_newest ON usage_history (newest);
 
--- The ids are in the order of time.
+-- The ids begin with the time. "repeats" counts further equal events of the same minute.
 CREATE TABLE audit (
     id VARCHAR(32) NOT NULL PRIMARY KEY,
     happened BIGINT NOT NULL,
@@ -145,7 +158,6 @@ CREATE TABLE audit (
     address VARCHAR(64) NOT NULL,
     action VARCHAR(64) NOT NULL,
     subject VARCHAR(128) NOT NULL,
-    detail TEXT NOT NULL
+    detail TEXT NOT NULL,
+    repeats BIGINT NOT NULL
 ){suffix};
-
-CREATE INDEX audit_happened ON audit (happened);
