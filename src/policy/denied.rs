@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "store", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Denied {
+    /// The operator has blocked the peer for a while.
+    #[error("the operator has blocked it for a while")]
+    Blocked,
     /// The account is disabled.
     #[error("the account is disabled")]
     AccountDisabled,
@@ -108,6 +111,7 @@ impl Denied {
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
+            Denied::Blocked => "blocked",
             Denied::AccountDisabled => "account_disabled",
             Denied::AccountNotYetValid => "account_not_yet_valid",
             Denied::AccountExpired => "account_expired",

@@ -1,0 +1,282 @@
+//! The policies of a master at work: the table in memory, the decisions about links, registrations
+//! and attachments, and their enforcement when a policy, a count or the time changes.
+//!
+//! ```text
+//!  database ──sync──► PolicyTable ──► decisions ◄── serve_link, link_handler, router
+//!                        │  ▲             ▲
+//!             Affected   │  └── time      └── live_keys, the registry: live numbers
+//!                        ▼
+//!                     enforce ──► ERROR, REGISTERED, CLOSE `denied`; rate limits
+//! ```
+//!
+//! The data path asks for no decision. Without a database the table is empty and the relay is open.
+//! While the database is away the table stays as it is.
+//!
+//! # Locks
+//! A channel pair, then the registry, then the table, then the live keys. The table is locked for
+//! reading by one decision at a time, and for writing by a change that holds no other lock.
+
+mod blocks;
+mod clock;
+mod decisions;
+mod enforce;
+mod link_slots;
+mod live_keys;
+mod rate_limits;
+#[cfg(feature = "store")]
+mod sync;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
+};
+
+use tokio::sync::Notify;
+
+pub use self::clock::{Clock, SystemClock};
+pub(super) use self::{
+    decisions::{AttachRequest, Registrant},
+    link_slots::LinkSlotEntry,
+    live_keys::{LiveEntry, LiveKeys, LivePair, TunnelKey, TunnelView},
+};
+use self::{blocks::Blocks, link_slots::LinkSlots};
+use super::{
+    administered::StoreProblem,
+    events::{EventKind, Events},
+    identity::{CredentialLookup, KnownCredential},
+    log_limit::LogLimit,
+};
+#[cfg(feature = "store")]
+use crate::store::Store;
+use crate::{
+    config::UnknownKeys,
+    policy::{
+        Admission, Affected, Changes, CredentialId, LiveCounts, LimitSubject, PolicyTable, Rates,
+    },
+};
+use report_proto::{crypto::CredentialVerifier, id::Id};
+
+/// What the usage of a subject adds to its policy.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QuotaState {
+    /// Whether a quota has stopped the traffic.
+    pub is_stopped: bool,
+    /// For the relay: whether the traffic of the account with a reserve is stopped as well.
+    pub is_reserve_stopped: bool,
+    /// The rates to which used-up quotas slow the traffic down.
+    pub slow: Rates,
+}
+
+/// The policies of a master.
+pub struct MasterPolicies {
+    table: RwLock<PolicyTable>,
+    admission: Admission,
+    unknown_keys: UnknownKeys,
+    clock: Arc<dyn Clock>,
+    problem: RwLock<Option<StoreProblem>>,
+    usage: Mutex<UsageNumbers>,
+    /// The links by account.
+    pub(super) link_slots: Arc<LinkSlots>,
+    pub(super) blocks: Blocks,
+    pub(super) events: Events,
+    /// The limit of log lines about denied peers.
+    log_limit: LogLimit,
+    /// Wakes the enforcement: a registration ended, a boundary moved, or a block was added.
+    pub(super) recheck: Notify,
+    #[cfg(feature = "store")]
+    followed: std::sync::OnceLock<sync::FollowedStore>,
+}
+
+/// Numbers that the usage of all masters adds to those of this one.
+#[derive(Debug, Default)]
+struct UsageNumbers {
+    /// The live numbers of the other masters, and the new tunnels of the last minute.
+    others: HashMap<LimitSubject, LiveCounts>,
+    quotas: HashMap<LimitSubject, QuotaState>,
+}
+
+impl MasterPolicies {
+    /// Creates policies without records.
+    #[must_use]
+    pub fn new(admission: Admission, unknown_keys: UnknownKeys, clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(MasterPolicies {
+            table: RwLock::default(),
+            admission,
+            unknown_keys,
+            clock,
+            problem: RwLock::default(),
+            usage: Mutex::default(),
+            link_slots: LinkSlots::new(),
+            blocks: Blocks::default(),
+            events: Events::new(),
+            log_limit: LogLimit::new(),
+            recheck: Notify::new(),
+            #[cfg(feature = "store")]
+            followed: std::sync::OnceLock::new(),
+        })
+    }
+
+    /// Creates the policies of a master without a database: everything is admitted.
+    #[must_use]
+    pub fn open() -> Arc<Self> {
+        MasterPolicies::new(
+            Admission::Open,
+            UnknownKeys::default(),
+            Arc::new(SystemClock),
+        )
+    }
+
+    /// Returns the clock.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// Returns which key ids servers may register.
+    #[must_use]
+    pub fn admission(&self) -> Admission {
+        self.admission
+    }
+
+    /// Returns why the policies may be outdated.
+    #[must_use]
+    pub fn problem(&self) -> Option<StoreProblem> {
+        self.problem
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Returns the database that the policies follow.
+    #[cfg(feature = "store")]
+    #[must_use]
+    pub fn store(&self) -> Option<&Arc<Store>> {
+        self.followed.get().map(|followed| &followed.store)
+    }
+
+    /// Whether the master has a database.
+    pub(super) fn has_store(&self) -> bool {
+        #[cfg(feature = "store")]
+        return self.followed.get().is_some();
+        #[cfg(not(feature = "store"))]
+        false
+    }
+
+    /// Changes the numbers that the other masters and the last minute add to those of this master.
+    pub(super) fn set_others(&self, others: HashMap<LimitSubject, LiveCounts>) {
+        self.usage().others = others;
+    }
+
+    /// Returns the state of the quotas of a subject.
+    pub(super) fn quota_state(&self, subject: LimitSubject) -> QuotaState {
+        self.usage()
+            .quotas
+            .get(&subject)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// Returns the numbers of the other masters for a subject.
+    fn others(&self, subject: LimitSubject) -> LiveCounts {
+        self.usage()
+            .others
+            .get(&subject)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Changes records. Returns what is affected.
+    pub(super) fn apply(&self, changes: Changes, is_complete: bool) -> Affected {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let affected = if is_complete {
+            table.replace(changes)
+        } else {
+            table.apply(changes)
+        };
+        drop(table);
+        if !affected.is_empty() {
+            self.events
+                .send(self.clock.seconds(), || policies_changed(&affected));
+            self.recheck.notify_one();
+        }
+        affected
+    }
+
+    /// Records a problem of the database, or its end. Returns whether the database has just come
+    /// back or gone.
+    pub(super) fn set_problem(&self, problem: Option<StoreProblem>) -> bool {
+        let mut current = self.problem.write().unwrap_or_else(PoisonError::into_inner);
+        if *current == problem {
+            return false;
+        }
+        let is_away = |problem: &Option<StoreProblem>| {
+            problem.as_ref().is_some_and(|problem| problem.is_away)
+        };
+        let has_turned = is_away(&current) != is_away(&problem);
+        current.clone_from(&problem);
+        drop(current);
+        self.events.send(self.clock.seconds(), || match problem {
+            Some(problem) => EventKind::StoreDegraded {
+                cause: problem.cause,
+            },
+            None => EventKind::StoreRecovered,
+        });
+        has_turned
+    }
+
+    /// Returns the admission that applies to a key id: while the database is away, unknown key ids
+    /// are admitted if so configured.
+    fn admission_of(&self, table: &PolicyTable, key: Id) -> Admission {
+        let is_admitted = self.unknown_keys == UnknownKeys::Admit
+            && table.key(key).is_none()
+            && self.problem().is_some_and(|problem| problem.is_away);
+        if is_admitted {
+            Admission::Open
+        } else {
+            self.admission
+        }
+    }
+
+    /// Locks the table for reading. A caller that holds it may not lock it again.
+    pub(super) fn table(&self) -> RwLockReadGuard<'_, PolicyTable> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn usage(&self) -> MutexGuard<'_, UsageNumbers> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn policies_changed(affected: &Affected) -> EventKind {
+    EventKind::PoliciesChanged {
+        accounts: affected.accounts.iter().copied().collect(),
+        credentials: affected.credentials.iter().copied().collect(),
+        keys: affected.keys.iter().copied().collect(),
+        relay: affected.relay,
+    }
+}
+
+impl CredentialLookup for MasterPolicies {
+    fn find(&self, id: Id) -> Option<KnownCredential> {
+        let table = self.table();
+        let record = table.credential(CredentialId(id))?;
+        let verifier = &record.verifier;
+        Some(KnownCredential {
+            account: record.credential.account,
+            role: record.credential.role,
+            verifier: CredentialVerifier::from_parts(verifier.public_key, verifier.welcome_key),
+        })
+    }
+}
+
+impl fmt::Debug for MasterPolicies {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("MasterPolicies")
+            .field("admission", &self.admission)
+            .finish_non_exhaustive()
+    }
+}
