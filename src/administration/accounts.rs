@@ -184,10 +184,10 @@ impl Administration {
             changed,
         } = self.account(id).await?;
         let row = audit::row(audit::Action::Set, audit::Subject::Account(id), &patch);
-        let is_lower = patch.max_keys.is_some();
+        let is_given = patch.max_keys.is_some();
         patch.apply(&mut record);
         check(record.problems())?;
-        if let Some(maximum) = record.max_keys.filter(|_| is_lower) {
+        if let Some(maximum) = record.max_keys.filter(|_| is_given) {
             let owned = self.store.count_keys(id).await?;
             if owned > i64::from(maximum) {
                 let message = format!("it owns {owned} keys (remove some, or write more)");

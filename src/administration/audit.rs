@@ -7,8 +7,7 @@ use serde::Serialize;
 use super::{Actor, Administration, AdministrationError};
 use crate::{
     policy::{AccountId, CredentialId, TokenId},
-    random,
-    store::Change,
+    store::{AuditEntry, Change},
 };
 use report_proto::id::Id;
 
@@ -95,11 +94,6 @@ pub(super) fn plain(action: Action, subject: Subject) -> Row {
     }
 }
 
-/// The columns of the table.
-const COLUMNS: &[&str] = &[
-    "id", "happened", "actor", "address", "action", "subject", "detail",
-];
-
 impl Administration {
     /// Adds the audit row, and commits the change.
     pub(super) async fn finish(
@@ -108,20 +102,17 @@ impl Administration {
         actor: &Actor,
         row: Row,
     ) -> Result<(), AdministrationError> {
-        let now = self.now();
         let address = actor.address.map(|address| address.to_string());
-        let transaction = change.transaction();
-        let query = transaction
-            .dialect()
-            .insert("audit", COLUMNS, 1)
-            .bind(Id(random::bytes()).to_string())
-            .bind(now)
-            .bind(actor.to_string())
-            .bind(address.unwrap_or_default())
-            .bind(row.action)
-            .bind(row.subject)
-            .bind(row.detail);
-        transaction.execute(query).await?;
+        let entry = AuditEntry {
+            happened: self.now(),
+            actor: actor.to_string(),
+            address: address.unwrap_or_default(),
+            action: row.action,
+            subject: row.subject,
+            detail: row.detail,
+            repeats: 0,
+        };
+        change.record(&entry).await?;
         change.commit().await?;
         Ok(())
     }
