@@ -179,7 +179,7 @@ async fn a_unix_socket_serves_every_host_name() {
     let answer = exchange(stream, "GET /livez HTTP/1.1\r\nHost: anything\r\n\r\n").await;
     assert_status(&answer, 200);
     let error = AdminListener::bind(&AdminConfig::new(AdminAddress::Unix(path.clone())))
-    .expect_err("in use");
+        .expect_err("in use");
     assert!(
         error.to_string().contains("another process listens there"),
         "{error}"

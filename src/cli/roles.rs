@@ -6,7 +6,10 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use super::threads;
+#[cfg(feature = "store")]
+use crate::admin::api::Api;
 use crate::{
+    admin::AdminService,
     client::{Client, ClientParameters, ClientPort},
     config::{
         ByteSize, ClientConfig, Config, CredentialKey, HostPort, LinkConfig, MasterChoice,
@@ -72,9 +75,20 @@ impl PreparedRole {
         }
     }
 
-    /// The role as the admin address reports it.
+    /// The content of the admin address.
     #[must_use]
-    pub(super) fn observed(&self) -> Arc<dyn ObservedRole> {
+    pub(super) fn admin_service(&self) -> AdminService {
+        let service = AdminService::new(self.observed());
+        #[cfg(feature = "store")]
+        if let PreparedRole::Master(master) = self
+            && let Some(api) = Api::of_master(master.administered())
+        {
+            return service.with_api(api);
+        }
+        service
+    }
+
+    fn observed(&self) -> Arc<dyn ObservedRole> {
         match self {
             PreparedRole::Master(master) => master.observed(),
             PreparedRole::Server(parameters) => Arc::new(parameters.observer.clone()),

@@ -140,7 +140,10 @@ mod tests {
         let long = vec![b' '; BODY_MAX + 1];
         let announced = parse(json, Body::from(long.clone())).await;
         assert_eq!(announced, Err((413, None)));
-        let parts = long.chunks(1_000).map(<[u8]>::to_vec).map(Ok::<_, Infallible>);
+        let parts = long
+            .chunks(1_000)
+            .map(<[u8]>::to_vec)
+            .map(Ok::<_, Infallible>);
         let parts: Vec<_> = parts.collect();
         let streamed = Body::from_stream(stream::iter(parts));
         assert_eq!(parse(json, streamed).await, Err((413, None)));

@@ -107,7 +107,9 @@ async fn set_credential(
     JsonBody(patch): JsonBody<CredentialPatch>,
 ) -> Result<Response, Refusal> {
     let id = credential_id(&ids)?;
-    let changed = api.administration.set_credential(&actor, id, patch, expected);
+    let changed = api
+        .administration
+        .set_credential(&actor, id, patch, expected);
     Ok(found(StoredCredential::from(changed.await?)))
 }
 

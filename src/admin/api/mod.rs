@@ -18,7 +18,7 @@
 //! | `/v1/limits` | the limits in force |
 //! | `/v1/usage`, `/v1/usage/{kind}` | the bytes of a subject by time, subjects with usage |
 //! | `/v1/audit`, `/v1/events` | the audit log, a stream of events |
-//! | `/v1/status`, `/v1/health` | the state of the master |
+//! | `/v1/status`, `/v1/health`, `/v1/version` | the state of the master |
 //! | `/v1/openapi.json` | the description of all this |
 //!
 //! Paths and codes keep their meaning within `v1`. An answer contains no secret, because neither the
@@ -38,14 +38,16 @@
 
 mod access;
 mod accounts;
-pub mod answers;
+mod answers;
 mod audit;
 mod body;
 mod credentials;
 mod document;
 mod events;
 mod keys;
-mod live;
+mod limits;
+mod links;
+mod live_page;
 mod path_ids;
 mod query;
 mod refusal;
@@ -55,6 +57,7 @@ mod status;
 mod tests;
 mod token_table;
 mod tokens;
+mod tunnels;
 mod usage;
 mod version;
 
@@ -69,13 +72,31 @@ use axum::{
     routing::get,
 };
 use tokio::{sync::Semaphore, time::timeout};
+use tracing::{info, warn};
 use utoipa_axum::router::OpenApiRouter;
+
+pub use self::{
+    answers::{
+        AccountPage, CredentialPage, KeyPage, StoredAccount, StoredCredential, StoredKey,
+        StoredRelay, StoredToken, TokenPage,
+    },
+    audit::{AuditEvent, AuditPage, AuditQuery},
+    limits::{LimitsPage, LimitsQuery},
+    links::{BlockRequest, Blocks, LinkPage},
+    live_page::LiveQuery,
+    status::{Health, HealthState, Version},
+    tunnels::TunnelPage,
+    usage::{
+        Step, SubjectKind, SubjectPage, SubjectUsage, SubjectsQuery, UsagePage, UsagePoint,
+        UsageQuery,
+    },
+};
 
 use self::{access::Gate, refusal::Refusal};
 use crate::{
-    administration::{Administration, Clock, ErrorCode},
-    master::AdministeredMaster,
-    store::StoreError,
+    administration::{Actor, Administration, Clock, ErrorCode},
+    master::{AdministeredMaster, Clock as _, SystemClock},
+    store::{AuditEntry, StoreError},
 };
 
 /// How long a request may take, below the deadline of its connection, so that it gets an answer.
@@ -111,6 +132,15 @@ impl Api {
         }
     }
 
+    /// Creates the API of a master with a store, by the clock of the system.
+    #[must_use]
+    pub fn of_master(master: Arc<dyn AdministeredMaster>) -> Option<Self> {
+        let store = master.store()?;
+        let clock: Clock = Arc::new(|| SystemClock.seconds());
+        let administration = Administration::new(store, Arc::clone(&clock));
+        Some(Api::new(administration, master, clock))
+    }
+
     /// Whether the store has a token that is valid at present.
     ///
     /// # Errors
@@ -123,6 +153,29 @@ impl Api {
     fn now(&self) -> i64 {
         (self.clock)()
     }
+
+    /// Records an operation that changes no record. It is done, so a database that is away loses
+    /// the entry, but not the line in the log.
+    async fn record(&self, actor: &Actor, action: &str, subject: String, detail: String) {
+        let address = actor.address.map(|address| address.to_string());
+        let address = address.unwrap_or_default();
+        info!(%actor, address, action, subject, detail, "administered");
+        let entry = AuditEntry {
+            happened: self.now(),
+            actor: actor.to_string(),
+            address,
+            action: action.to_owned(),
+            subject,
+            detail,
+            repeats: 0,
+        };
+        let store = self.administration.store();
+        if store.status().is_up()
+            && let Err(error) = store.write_audit(&[entry]).await
+        {
+            warn!(%error, action, "audit entry lost");
+        }
+    }
 }
 
 /// Returns all routes with their description.
@@ -133,7 +186,9 @@ fn described() -> OpenApiRouter<Arc<Api>> {
         .merge(keys::routes())
         .merge(tokens::routes())
         .merge(relay::routes())
-        .merge(live::routes())
+        .merge(links::routes())
+        .merge(tunnels::routes())
+        .merge(limits::routes())
         .merge(usage::routes())
         .merge(audit::routes())
         .merge(events::routes())

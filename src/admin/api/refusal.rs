@@ -225,10 +225,7 @@ mod tests {
         };
         assert_eq!(refusal(absent("id")).0, 404);
         let field = Some("account".to_owned());
-        assert_eq!(
-            refusal(absent("account")),
-            (422, ErrorCode::Invalid, field)
-        );
+        assert_eq!(refusal(absent("account")), (422, ErrorCode::Invalid, field));
         let conflict = StoreError::Conflict {
             kind: RecordKind::Key,
             id: "1".to_owned(),
@@ -257,7 +254,10 @@ mod tests {
         let secret = format!("rt1_{}", "Ab-_".repeat(11));
         for (text, shown) in [
             (format!("unknown `{secret}`"), "unknown `rt1_…`".to_owned()),
-            (format!("{secret} rv1_x rc1_"), "rt1_… rv1_… rc1_…".to_owned()),
+            (
+                format!("{secret} rv1_x rc1_"),
+                "rt1_… rv1_… rc1_…".to_owned(),
+            ),
             ("größer als rt1".to_owned(), "größer als rt1".to_owned()),
         ] {
             assert_eq!(hide_secrets(&text), shown);
@@ -271,7 +271,10 @@ mod tests {
     fn refusals_say_how_to_continue() {
         let unauthorized = Refusal::unauthorized("no token").into_response();
         assert_eq!(
-            unauthorized.headers().get(header::WWW_AUTHENTICATE).unwrap(),
+            unauthorized
+                .headers()
+                .get(header::WWW_AUTHENTICATE)
+                .unwrap(),
             "Bearer realm=\"rePort\""
         );
         let throttled = Refusal::throttled().into_response();

@@ -68,7 +68,10 @@ impl TokenTable {
     /// The same as for [`TokenTable::find`].
     pub(super) async fn has_valid(&self, now: i64) -> Result<bool, StoreError> {
         let known = self.current().await?;
-        Ok(known.records.iter().any(|record| record.token.is_valid(now)))
+        Ok(known
+            .records
+            .iter()
+            .any(|record| record.token.is_valid(now)))
     }
 
     /// Returns the newest tokens, or the known ones while the database is away.

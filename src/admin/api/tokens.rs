@@ -15,7 +15,9 @@ use super::{
     version::ExpectedVersion,
 };
 use crate::{
-    administration::{Actor, NewToken, RotateToken, RotatedToken, TokenPatch, TokenQuery},
+    administration::{
+        Actor, HashText, NewToken, RotateToken, RotatedToken, TokenPatch, TokenQuery,
+    },
     policy::TokenId,
 };
 
@@ -26,6 +28,21 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(show_token, set_token, remove_token))
         .routes(routes!(rotate_token))
         .routes(routes!(revoke_token))
+}
+
+/// The SHA-256 of the empty text.
+const HASH_OF_NOTHING: [u8; 32] = [
+    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24,
+    0x27, 0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
+];
+
+/// Checks that a hash is not that of an empty token, which a script without its variable sends.
+fn check_hash(hash: &HashText) -> Result<(), Refusal> {
+    if hash.0.0 == HASH_OF_NOTHING {
+        let message = "it is the hash of an empty token (hash the token itself)";
+        return Err(Refusal::invalid("hash", message));
+    }
+    Ok(())
 }
 
 fn token_id(ids: &PathIds) -> Result<TokenId, Refusal> {
@@ -63,6 +80,7 @@ async fn add_token(
     Extension(actor): Extension<Actor>,
     JsonBody(new): JsonBody<NewToken>,
 ) -> Result<Response, Refusal> {
+    check_hash(&new.hash)?;
     let stored = api.administration.add_token(&actor, new).await?;
     let location = format!("/v1/tokens/{}", stored.record.id);
     Ok(created(StoredToken::from(stored), &location))
@@ -119,6 +137,7 @@ async fn rotate_token(
     JsonBody(rotation): JsonBody<RotateToken>,
 ) -> Result<(StatusCode, Json<RotatedToken>), Refusal> {
     let id = token_id(&ids)?;
+    check_hash(&rotation.hash)?;
     let rotated = api
         .administration
         .rotate_token(&actor, id, rotation, expected);
