@@ -54,7 +54,7 @@ pub(super) fn routes(service: AdminService, access: Access) -> Router {
         Access::Public => protected(metrics, &service),
         Access::UnixSocket | Access::Loopback => metrics,
     };
-    let health = Router::new()
+    let health: Router = Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .method_not_allowed_fallback(method_not_allowed)

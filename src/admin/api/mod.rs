@@ -53,7 +53,7 @@ mod query;
 mod refusal;
 mod relay;
 mod status;
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests;
 mod token_table;
 mod tokens;
