@@ -11,14 +11,15 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::AdminService;
 #[cfg(feature = "store")]
 use super::api;
 use crate::{
-    metrics::{Exposition, OPENMETRICS, ObservedRole},
+    metrics::{Degradation, Exposition, OPENMETRICS, ObservedRole},
     net::authority::Authority,
+    policy::UnixTime,
 };
 
 /// Who can reach the address.
@@ -105,8 +106,17 @@ async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    let body = json!({"ready": missing.is_empty(), "missing": missing});
+    let mut body = json!({"ready": missing.is_empty(), "missing": missing});
+    let degraded: Vec<Value> = state.role.degraded().iter().map(degradation).collect();
+    if !degraded.is_empty() {
+        body["degraded"] = Value::Array(degraded);
+    }
     (status, Json(body)).into_response()
+}
+
+fn degradation(degradation: &Degradation) -> Value {
+    let since = UnixTime::new(degradation.since).map(|since| since.to_string());
+    json!({"what": degradation.what, "since": since})
 }
 
 async fn not_found(uri: Uri) -> Response {

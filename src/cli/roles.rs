@@ -25,6 +25,8 @@ use crate::{
     supervisor::{DialStrategy, MoveRequests, Uplink},
     tunnel::{MemoryBudget, PortParameters, ProcessShared, WindowSize},
 };
+#[cfg(feature = "store")]
+use crate::store::Store;
 use report_proto::{
     crypto::{Credential, LinkKey, PortKeys},
     frame::{Role, Slot},
@@ -114,9 +116,15 @@ async fn master(config: &MasterConfig) -> anyhow::Result<Master> {
     for address in config.listen_at.iter() {
         listen_at.extend(resolve(address).await?);
     }
-    let link_key = LinkKey::derive(Some(config.master_key.expose()));
+    let master_key = config.master_key.as_ref();
+    let link_key = master_key.map(|key| LinkKey::derive(Some(key.expose())));
     let mut parameters =
         MasterParameters::new(config, listen_at, link_key, threads::link_threads()?);
+    #[cfg(feature = "store")]
+    if let Some(store) = &config.store {
+        let store = Store::open(store.url().clone()).await?;
+        parameters.policies.follow(Arc::new(store)).await?;
+    }
     let relays = matches!(parameters.fallback, Fallback::Server { .. });
     parameters.limits = within_open_files(parameters.limits, relays);
     Ok(Master::bind(parameters)?)

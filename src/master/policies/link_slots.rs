@@ -103,13 +103,6 @@ impl SlotTable {
     }
 }
 
-impl LinkSlotEntry {
-    /// Returns the slot.
-    pub(in crate::master) fn slot(&self) -> &AccountSlot {
-        &self.slot
-    }
-}
-
 impl Drop for LinkSlotEntry {
     fn drop(&mut self) {
         let mut table = self.slots.table();

@@ -31,18 +31,25 @@ mod tests;
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use tokio::sync::Notify;
 
 pub use self::clock::{Clock, SystemClock};
+use self::{blocks::Blocks, link_slots::LinkSlots};
 pub(super) use self::{
-    decisions::{AttachRequest, Registrant},
+    decisions::{DeniedRequest, denied_notice},
+    enforce::answer,
     link_slots::LinkSlotEntry,
     live_keys::{LiveEntry, LiveKeys, LivePair, TunnelKey, TunnelView},
+    rate_limits::{account_number, limits_of, rate_subject},
 };
-use self::{blocks::Blocks, link_slots::LinkSlots};
+#[cfg(feature = "store")]
+use super::usage::UsageMeter;
 use super::{
     administered::StoreProblem,
     events::{EventKind, Events},
@@ -54,7 +61,8 @@ use crate::store::Store;
 use crate::{
     config::UnknownKeys,
     policy::{
-        Admission, Affected, Changes, CredentialId, LiveCounts, LimitSubject, PolicyTable, Rates,
+        AccountId, Admission, Affected, Changes, CredentialId, LimitSubject, LiveCounts,
+        PolicyTable, Rates,
     },
 };
 use report_proto::{crypto::CredentialVerifier, id::Id};
@@ -68,11 +76,20 @@ pub struct QuotaState {
     pub is_reserve_stopped: bool,
     /// The rates to which used-up quotas slow the traffic down.
     pub slow: Rates,
+    /// For the relay: the rates to which each account is slowed down, except the one with a reserve.
+    pub slow_others: Rates,
+    /// For the relay: the account with a reserve.
+    pub reserve: Option<AccountId>,
 }
 
 /// The policies of a master.
 pub struct MasterPolicies {
     table: RwLock<PolicyTable>,
+    /// Counts the changes of the table.
+    version: AtomicU64,
+    /// Counts bytes and new tunnels.
+    #[cfg(feature = "store")]
+    pub(super) meter: Arc<UsageMeter>,
     admission: Admission,
     unknown_keys: UnknownKeys,
     clock: Arc<dyn Clock>,
@@ -84,8 +101,10 @@ pub struct MasterPolicies {
     pub(super) events: Events,
     /// The limit of log lines about denied peers.
     log_limit: LogLimit,
-    /// Wakes the enforcement: a registration ended, a boundary moved, or a block was added.
-    pub(super) recheck: Notify,
+    /// Wakes the enforcement: a registration has ended, or a boundary has moved.
+    recheck: Notify,
+    /// Whether a registration has ended that a refused one may have waited for.
+    has_room_for_refused: AtomicBool,
     #[cfg(feature = "store")]
     followed: std::sync::OnceLock<sync::FollowedStore>,
 }
@@ -93,7 +112,7 @@ pub struct MasterPolicies {
 /// Numbers that the usage of all masters adds to those of this one.
 #[derive(Debug, Default)]
 struct UsageNumbers {
-    /// The live numbers of the other masters, and the new tunnels of the last minute.
+    /// The live numbers of the other masters.
     others: HashMap<LimitSubject, LiveCounts>,
     quotas: HashMap<LimitSubject, QuotaState>,
 }
@@ -101,9 +120,16 @@ struct UsageNumbers {
 impl MasterPolicies {
     /// Creates policies without records.
     #[must_use]
-    pub fn new(admission: Admission, unknown_keys: UnknownKeys, clock: Arc<dyn Clock>) -> Arc<Self> {
+    pub fn new(
+        admission: Admission,
+        unknown_keys: UnknownKeys,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Self> {
         Arc::new(MasterPolicies {
             table: RwLock::default(),
+            version: AtomicU64::new(0),
+            #[cfg(feature = "store")]
+            meter: UsageMeter::new(),
             admission,
             unknown_keys,
             clock,
@@ -114,6 +140,7 @@ impl MasterPolicies {
             events: Events::new(),
             log_limit: LogLimit::new(),
             recheck: Notify::new(),
+            has_room_for_refused: AtomicBool::new(false),
             #[cfg(feature = "store")]
             followed: std::sync::OnceLock::new(),
         })
@@ -165,7 +192,30 @@ impl MasterPolicies {
         false
     }
 
-    /// Changes the numbers that the other masters and the last minute add to those of this master.
+    /// Wakes the enforcement, because a registration has ended that a refused one may have waited
+    /// for.
+    pub(super) fn retry_refused(&self) {
+        self.has_room_for_refused.store(true, Relaxed);
+        self.recheck.notify_one();
+    }
+
+    fn take_room_for_refused(&self) -> bool {
+        self.has_room_for_refused.swap(false, Relaxed)
+    }
+
+    /// Changes the state of the quotas of a subject. Returns whether it was another one.
+    fn set_quota(&self, subject: LimitSubject, state: QuotaState) -> bool {
+        let mut usage = self.usage();
+        let former = if state == QuotaState::default() {
+            usage.quotas.remove(&subject)
+        } else {
+            usage.quotas.insert(subject, state.clone())
+        };
+        former.unwrap_or_default() != state
+    }
+
+    /// Changes the live numbers of the other masters.
+    #[cfg(feature = "store")]
     pub(super) fn set_others(&self, others: HashMap<LimitSubject, LiveCounts>) {
         self.usage().others = others;
     }
@@ -179,13 +229,24 @@ impl MasterPolicies {
             .unwrap_or_default()
     }
 
-    /// Returns the numbers of the other masters for a subject.
+    /// Returns the numbers of the other masters for a subject, and the new tunnels of all.
     fn others(&self, subject: LimitSubject) -> LiveCounts {
-        self.usage()
-            .others
-            .get(&subject)
-            .copied()
-            .unwrap_or_default()
+        let others = self.usage().others.get(&subject).copied();
+        let others = others.unwrap_or_default();
+        #[cfg(feature = "store")]
+        let others = LiveCounts {
+            attachments: others
+                .attachments
+                .saturating_add(self.meter.attachments(subject)),
+            ..others
+        };
+        others
+    }
+
+    /// Returns a number that differs after each change of the table.
+    #[cfg(feature = "store")]
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Relaxed)
     }
 
     /// Changes records. Returns what is affected.
@@ -196,6 +257,7 @@ impl MasterPolicies {
         } else {
             table.apply(changes)
         };
+        self.version.fetch_add(1, Relaxed);
         drop(table);
         if !affected.is_empty() {
             self.events
