@@ -54,7 +54,6 @@ use super::{
     administered::StoreProblem,
     events::{EventKind, Events},
     identity::{CredentialLookup, KnownCredential},
-    log_limit::LogLimit,
 };
 #[cfg(feature = "store")]
 use crate::store::Store;
@@ -64,6 +63,7 @@ use crate::{
         AccountId, Admission, Affected, Changes, CredentialId, LimitSubject, LiveCounts,
         PolicyTable, Rates,
     },
+    throttle::LogLimit,
 };
 use report_proto::{crypto::CredentialVerifier, id::Id};
 
