@@ -57,13 +57,13 @@ pub(super) fn read(
         warnings: Vec::new(),
     };
     let config = common.zip(role).map(|(common, mut role)| {
-        if let Some(admin) = &common.admin {
-            admin.check(mode, &mut checks);
-        }
         match &mut role {
             RoleConfig::Master(master) => master.check(&mut checks),
             RoleConfig::Server(server) => server.check(&mut checks),
             RoleConfig::Client(client) => client.check(&mut checks),
+        }
+        if let Some(admin) = &common.admin {
+            admin.check(&role, &mut checks);
         }
         Config { common, role }
     });

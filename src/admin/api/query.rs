@@ -27,6 +27,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for QueryOf<T> {
 }
 
 fn read<T: DeserializeOwned>(query: &str) -> Result<T, Refusal> {
+    let with_nul = form_urlencoded::parse(query.as_bytes()).find(|(_, value)| value.contains('\0'));
+    if let Some((name, _)) = with_nul {
+        // No value has one, and PostgreSQL takes none.
+        let message = "write a text without the character NUL";
+        return Err(Refusal::invalid(name, message));
+    }
     let pairs = form_urlencoded::parse(query.as_bytes())
         .map(|(name, value)| (name.into_owned(), QueryValue(value.into_owned())));
     let reader: MapDeserializer<'_, _, Error> = MapDeserializer::new(pairs);
@@ -178,6 +184,7 @@ mod tests {
             ("from=tomorrow", "from"),
             ("all=1", "all"),
             ("sort=name", "sort"),
+            ("name=a%00b", "name"),
         ] {
             let refusal = read::<Sample>(query).unwrap_err();
             assert_eq!(refusal.status().as_u16(), 422, "{query}");
