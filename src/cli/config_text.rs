@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+#[cfg(feature = "store")]
+use crate::{config::UnknownKeys, policy::Admission};
 use crate::{
     config::{
         ClientConfig, Config, CongestionControl, CredentialKey, FallbackConfig, LinkConfig,
@@ -10,8 +12,6 @@ use crate::{
     net::dial::{Bind, DialParameters, ProxyChoice},
     telemetry::escape_text,
 };
-#[cfg(feature = "store")]
-use crate::{config::UnknownKeys, policy::Admission};
 use report_proto::crypto::Credential;
 
 /// Describes the configuration, one line per setting. Keys never appear.

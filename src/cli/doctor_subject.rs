@@ -118,9 +118,12 @@ pub(super) async fn master_subject(master: &MasterConfig) -> MasterSubject {
     MasterSubject {
         addresses,
         path: master.path.to_string(),
-        secret: master.master_key.as_ref().map_or(LinkSecret::Anonymous, |key| {
-            LinkKey::derive(Some(key.expose())).into()
-        }),
+        secret: master
+            .master_key
+            .as_ref()
+            .map_or(LinkSecret::Anonymous, |key| {
+                LinkKey::derive(Some(key.expose())).into()
+            }),
         tls: master
             .tls
             .as_ref()

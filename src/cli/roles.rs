@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::threads;
 #[cfg(feature = "store")]
-use crate::admin::api::Api;
+use crate::{admin::api::Api, store::Store};
 use crate::{
     admin::AdminService,
     client::{Client, ClientParameters, ClientPort},
@@ -25,8 +25,6 @@ use crate::{
     supervisor::{DialStrategy, MoveRequests, Uplink},
     tunnel::{MemoryBudget, PortParameters, ProcessShared, WindowSize},
 };
-#[cfg(feature = "store")]
-use crate::store::Store;
 use report_proto::{
     crypto::{Credential, LinkKey, PortKeys},
     frame::{Role, Slot},

@@ -388,7 +388,11 @@ impl MasterConfig {
             checks.missing(&master_key);
         }
         let needs_store = [
-            ("admission", self.admission.word(), word::is_default(&self.admission)),
+            (
+                "admission",
+                self.admission.word(),
+                word::is_default(&self.admission),
+            ),
             (
                 "unknown_while_away",
                 self.unknown_while_away.word(),

@@ -51,9 +51,7 @@ pub use error::{
     ConfigError, ConfigProblem, Fault, FieldPath, InvalidValue, PathSegment, Position, Warning,
 };
 pub use link::{ConnectTimeout, LinkConfig, LinkTlsConfig, LinksConfig, ResumeTimeout};
-pub use master::{
-    FallbackConfig, MasterConfig, MasterLimitsConfig, TlsFilesConfig, UnknownKeys,
-};
+pub use master::{FallbackConfig, MasterConfig, MasterLimitsConfig, TlsFilesConfig, UnknownKeys};
 pub use port::{PortConfig, ProxyProtocol, Windows, WindowsConfig};
 pub use role::{
     ClientConfig, ClientLimitsConfig, HoldTimeout, MasterChoice, ServerConfig, ServerLimitsConfig,

@@ -185,7 +185,7 @@ impl AdministeredMaster for Administrator {
             return false;
         };
         let notice = Notice::new(Code::Denied, "the operator of the master ended the tunnel");
-        tunnel.pairs.iter().for_each(|(_, pair)| pair.deny(&notice));
+        close_all(&tunnel, &notice);
         true
     }
 
@@ -202,8 +202,7 @@ impl AdministeredMaster for Administrator {
         let (first, _) = tunnel.pairs.first()?;
         let identity = first.tunnel.client;
         let block = self.block(identity, first.visitor, Some(first.tunnel.key), time)?;
-        let notice = denied_notice(Denied::Blocked);
-        tunnel.pairs.iter().for_each(|(_, pair)| pair.deny(&notice));
+        close_all(&tunnel, &denied_notice(Denied::Blocked));
         Some(block)
     }
 
@@ -253,6 +252,13 @@ impl AdministeredMaster for Administrator {
     #[cfg(feature = "store")]
     fn store(&self) -> Option<Arc<Store>> {
         self.0.router.policies.store().cloned()
+    }
+}
+
+fn close_all(tunnel: &TunnelView<ChannelPair>, notice: &Notice) {
+    for (_, pair) in &tunnel.pairs {
+        // The pair may have closed in the meantime.
+        let _ = pair.deny(notice);
     }
 }
 

@@ -4,8 +4,10 @@
 use std::{fmt, sync::Arc};
 
 use super::{link_totals::LinkTotals, shared::MasterShared};
-use crate::metrics::{Degradation, Labels, MetricFamilies, ObservedRole, Sample};
-use crate::policy::LimitSubject;
+use crate::{
+    metrics::{Degradation, Labels, MetricFamilies, ObservedRole, Sample},
+    policy::LimitSubject,
+};
 use report_proto::frame::Role;
 
 /// The master as its admin address reports it.

@@ -40,6 +40,10 @@ pub(in crate::master) enum Scope<'a> {
     /// What these records concern.
     Affected(&'a Affected),
     /// Everything.
+    #[cfg_attr(
+        not(feature = "store"),
+        allow(dead_code, reason = "no store is ever away")
+    )]
     All,
 }
 
@@ -367,8 +371,9 @@ impl Router {
 
     /// Closes a channel pair that a policy denies.
     fn close_denied(&self, pair: &ChannelPair, key: Id, denied: Denied) {
-        self.report_denied(pair.client(), DeniedRequest::Attach(key), denied);
-        pair.deny(&denied_notice(denied));
+        if pair.deny(&denied_notice(denied)) {
+            self.report_denied(pair.client(), DeniedRequest::Attach(key), denied);
+        }
     }
 }
 

@@ -17,6 +17,8 @@
 //! reading by one decision at a time, and for writing by a change that holds no other lock.
 
 mod blocks;
+#[cfg(any(test, feature = "store"))]
+mod changes;
 mod clock;
 mod decisions;
 mod enforce;
@@ -25,8 +27,6 @@ mod live_keys;
 mod rate_limits;
 #[cfg(feature = "store")]
 mod sync;
-#[cfg(test)]
-mod tests;
 
 use std::{
     collections::HashMap,
@@ -52,17 +52,14 @@ pub(super) use self::{
 use super::usage::UsageMeter;
 use super::{
     administered::StoreProblem,
-    events::{EventKind, Events},
+    events::Events,
     identity::{CredentialLookup, KnownCredential},
 };
 #[cfg(feature = "store")]
 use crate::store::Store;
 use crate::{
     config::UnknownKeys,
-    policy::{
-        AccountId, Admission, Affected, Changes, CredentialId, LimitSubject, LiveCounts,
-        PolicyTable, Rates,
-    },
+    policy::{AccountId, Admission, CredentialId, LimitSubject, LiveCounts, PolicyTable, Rates},
     throttle::LogLimit,
 };
 use report_proto::{crypto::CredentialVerifier, id::Id};
@@ -189,7 +186,7 @@ impl MasterPolicies {
         #[cfg(feature = "store")]
         return self.followed.get().is_some();
         #[cfg(not(feature = "store"))]
-        false
+        return false;
     }
 
     /// Wakes the enforcement, because a registration has ended that a refused one may have waited
@@ -249,46 +246,6 @@ impl MasterPolicies {
         self.version.load(Relaxed)
     }
 
-    /// Changes records. Returns what is affected.
-    pub(super) fn apply(&self, changes: Changes, is_complete: bool) -> Affected {
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        let affected = if is_complete {
-            table.replace(changes)
-        } else {
-            table.apply(changes)
-        };
-        self.version.fetch_add(1, Relaxed);
-        drop(table);
-        if !affected.is_empty() {
-            self.events
-                .send(self.clock.seconds(), || policies_changed(&affected));
-            self.recheck.notify_one();
-        }
-        affected
-    }
-
-    /// Records a problem of the database, or its end. Returns whether the database has just come
-    /// back or gone.
-    pub(super) fn set_problem(&self, problem: Option<StoreProblem>) -> bool {
-        let mut current = self.problem.write().unwrap_or_else(PoisonError::into_inner);
-        if *current == problem {
-            return false;
-        }
-        let is_away = |problem: &Option<StoreProblem>| {
-            problem.as_ref().is_some_and(|problem| problem.is_away)
-        };
-        let has_turned = is_away(&current) != is_away(&problem);
-        current.clone_from(&problem);
-        drop(current);
-        self.events.send(self.clock.seconds(), || match problem {
-            Some(problem) => EventKind::StoreDegraded {
-                cause: problem.cause,
-            },
-            None => EventKind::StoreRecovered,
-        });
-        has_turned
-    }
-
     /// Returns the admission that applies to a key id: while the database is away, unknown key ids
     /// are admitted if so configured.
     fn admission_of(&self, table: &PolicyTable, key: Id) -> Admission {
@@ -309,15 +266,6 @@ impl MasterPolicies {
 
     fn usage(&self) -> MutexGuard<'_, UsageNumbers> {
         self.usage.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn policies_changed(affected: &Affected) -> EventKind {
-    EventKind::PoliciesChanged {
-        accounts: affected.accounts.iter().copied().collect(),
-        credentials: affected.credentials.iter().copied().collect(),
-        keys: affected.keys.iter().copied().collect(),
-        relay: affected.relay,
     }
 }
 

@@ -6,9 +6,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 use tracing::{error, info};
 
-use super::{MasterPolicies, enforce::Scope};
+use super::MasterPolicies;
 use crate::{
-    config::UnknownKeys,
     master::{administered::StoreProblem, router::Router},
     store::{ChangeWatch, Store, StoreError},
 };
@@ -76,7 +75,7 @@ impl Router {
     /// known.
     async fn read_changes(&self, store: &Store, seen: i64) -> Result<i64, StoreError> {
         let delta = store.delta(seen).await?;
-        let affected = self.policies.apply(delta.changes, delta.is_complete);
+        let affected = self.change_policies(delta.changes, delta.is_complete);
         if !affected.is_empty() {
             info!(
                 accounts = affected.accounts.len(),
@@ -85,7 +84,6 @@ impl Router {
                 relay = affected.relay,
                 "policies changed"
             );
-            self.enforce(Scope::Affected(&affected));
         }
         Ok(delta.counter)
     }
@@ -115,10 +113,6 @@ impl Router {
             }
             (None, None) => None,
         };
-        let has_turned = policies.set_problem(problem);
-        if has_turned && policies.unknown_keys == UnknownKeys::Admit {
-            // Unknown keys are admitted from now on, or not any more.
-            self.enforce(Scope::All);
-        }
+        self.set_store_problem(problem);
     }
 }

@@ -133,13 +133,15 @@ impl ChannelPair {
         server.link.outbox.ready(server.channel);
     }
 
-    /// Closes both channels at once, unless they are closed already.
-    pub(in crate::master) fn deny(&self, notice: &Notice) {
-        if let Some(server) = self.finish(PairSide::Client) {
-            let client = &self.client;
-            client.link.outbox.close(client.channel, notice);
-            server.link.outbox.close(server.channel, notice);
-        }
+    /// Closes both channels at once. Returns whether they were open.
+    pub(in crate::master) fn deny(&self, notice: &Notice) -> bool {
+        let Some(server) = self.finish(PairSide::Client) else {
+            return false;
+        };
+        let client = &self.client;
+        client.link.outbox.close(client.channel, notice);
+        server.link.outbox.close(server.channel, notice);
+        true
     }
 
     /// Returns the link of the client.

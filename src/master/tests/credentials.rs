@@ -11,7 +11,7 @@ fn credential(byte: u8) -> Credential {
     Credential::derive(&CredentialSecret::new([byte; 32]))
 }
 
-fn secret(byte: u8) -> LinkSecret {
+pub(super) fn secret(byte: u8) -> LinkSecret {
     LinkSecret::Credential(credential(byte))
 }
 
@@ -31,7 +31,7 @@ fn start_knowing(known: &[(u8, Role)]) -> RunningMaster {
 }
 
 /// Returns the record of a credential, whose account has the same number.
-fn record((byte, role): (u8, Role)) -> CredentialRecord {
+pub(super) fn record((byte, role): (u8, Role)) -> CredentialRecord {
     let verifier = credential(byte).verifier();
     let (public_key, welcome_key) = verifier.parts();
     CredentialRecord {

@@ -54,7 +54,10 @@ impl Handler for AttachHandler {
 
 impl MemoryMaster {
     fn start() -> Self {
-        let (router, mut tasks) = (Router::new(&MasterLimits::default(), MasterPolicies::open()), JoinSet::new());
+        let (router, mut tasks) = (
+            Router::new(&MasterLimits::default(), MasterPolicies::open()),
+            JoinSet::new(),
+        );
         let rates = Arc::clone(&router.rates);
         tasks.spawn(async move { rates.run().await });
         MemoryMaster {

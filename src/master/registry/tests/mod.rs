@@ -2,6 +2,7 @@
 
 mod limits;
 mod model;
+mod refusals;
 mod slots;
 
 use super::*;

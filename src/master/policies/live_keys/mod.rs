@@ -7,6 +7,9 @@
 //! `P` is the handle of a pair. The lock is a leaf: no other lock is taken, and no pair is dropped,
 //! while it is held.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     net::IpAddr,
