@@ -38,6 +38,8 @@ mod lists;
 mod patch;
 mod relay;
 mod secret_text;
+#[cfg(test)]
+mod tests;
 mod tokens;
 
 use std::{fmt, sync::Arc};
