@@ -6,8 +6,6 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use super::threads;
-#[cfg(feature = "store")]
-use crate::{admin::api::Api, store::Store};
 use crate::{
     admin::AdminService,
     client::{Client, ClientParameters, ClientPort},
@@ -25,6 +23,8 @@ use crate::{
     supervisor::{DialStrategy, MoveRequests, Uplink},
     tunnel::{MemoryBudget, PortParameters, ProcessShared, WindowSize},
 };
+#[cfg(feature = "store")]
+use crate::{admin::api::Api, store::Store};
 use report_proto::{
     crypto::{Credential, LinkKey, PortKeys},
     frame::{Role, Slot},
