@@ -48,7 +48,7 @@ pub struct Blocks {
 #[serde(deny_unknown_fields)]
 pub struct BlockRequest {
     /// The time in seconds, 1 to 2,592,000.
-    #[schema(minimum = 1, maximum = 2_592_000)]
+    #[schema(minimum = 1, maximum = 2592000)]
     pub seconds: u32,
 }
 
