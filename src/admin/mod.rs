@@ -1,16 +1,26 @@
-//! The admin address: metrics and health checks of a role over HTTP, for the operator of the machine.
-//! Knows HTTP and sockets. An [`ObservedRole`] supplies the content.
+//! The admin address: metrics and health checks of a role over HTTP, and at a master with a store the
+//! API, for the operator. Knows HTTP and sockets. An [`ObservedRole`] and the administration supply
+//! the content.
 //!
 //! | path | answer |
 //! |---|---|
 //! | `/metrics` | the metrics in the OpenMetrics text format |
 //! | `/livez` | 200 while the process serves |
 //! | `/readyz` | 200 while the role is ready, otherwise 503; the body names what is missing |
+//! | `/v1/…` | the API (`api`) |
 //!
-//! It listens at loopback or at a unix socket, so it needs no authentication: the socket
-//! has mode 0600, and at loopback the `Host` of a request must name this machine. Otherwise a web
-//! page could read the answers through a name that it lets resolve to 127.0.0.1 (DNS rebinding).
+//! | address | `/livez`, `/readyz` | `/metrics` | `/v1/…` |
+//! |---|---|---|---|
+//! | unix socket, mode 0600 | open | open | open, with all rights |
+//! | loopback | open | open | with a token |
+//! | any other, with TLS | open | with a token | with a token |
+//!
+//! At loopback the `Host` of a request must name this machine. Otherwise a web page could read the
+//! metrics through a name that it lets resolve to 127.0.0.1 (DNS rebinding).
 
+#[cfg(feature = "store")]
+pub mod api;
+mod connection;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -20,22 +30,24 @@ mod unix_socket;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
 };
-use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info};
 
-use self::routes::{HostCheck, routes};
+use self::{
+    connection::Origin,
+    routes::{Access, routes},
+};
 use crate::{
-    config::{AdminAddress, AdminConfig},
+    config::{AdminAddress, AdminConfig, TlsFilesConfig},
     metrics::ObservedRole,
     net::{
         file_limit::ThrottledLog,
         tcp::{self, is_single_connection_error},
-        websocket::ByteStream,
+        tls::{ReloadingCertificate, TlsError},
     },
 };
 
@@ -43,27 +55,43 @@ use crate::{
 /// wait in the backlog of the kernel.
 const MAX_CONNECTIONS: usize = 16;
 
-/// The timeout for the head of a request.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The lifetime of a connection, which carries one request.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// The longest head of a request, in bytes: the minimum of hyper's buffer.
-const HEADER_BYTES: usize = 8 * 1024;
-
 /// The pause after the system refused another connection.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// The admin address cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "cannot listen at `admin.listen_at` {address}: {source}{}",
-    advice(source)
-)]
-pub struct AdminError {
-    address: AdminAddress,
-    source: io::Error,
+pub enum AdminError {
+    /// The system refuses the address.
+    #[error(
+        "cannot listen at `admin.listen_at` {address}: {source}{}",
+        advice(source)
+    )]
+    Listen {
+        /// The address.
+        address: AdminAddress,
+        /// The system error.
+        source: io::Error,
+    },
+    /// The certificate is unusable.
+    #[error("`admin.tls`: {0}")]
+    Tls(#[from] TlsError),
+    /// Other machines can reach the address, and no request could prove its rights.
+    #[error(
+        "`admin.listen_at` {0} can be reached by other machines, and the master has no `store` whose \
+         tokens could protect it (add `store`, or listen at loopback or at a unix socket)"
+    )]
+    NoStore(AdminAddress),
+    /// Other machines can reach the address, and the store has no valid token.
+    #[error(
+        "`admin.listen_at` {0} can be reached by other machines, and the `store` has no valid token \
+         that could protect it (create one with `report token add`, or listen at loopback or at a \
+         unix socket)"
+    )]
+    NoToken(AdminAddress),
+    /// The database does not answer.
+    #[cfg(feature = "store")]
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
 }
 
 fn advice(error: &io::Error) -> &'static str {
@@ -81,10 +109,41 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
+/// The content of an admin address.
+#[derive(Clone)]
+pub struct AdminService {
+    role: Arc<dyn ObservedRole>,
+    #[cfg(feature = "store")]
+    api: Option<Arc<api::Api>>,
+}
+
+impl AdminService {
+    /// Creates the metrics and health checks of a role.
+    #[must_use]
+    pub fn new(role: Arc<dyn ObservedRole>) -> Self {
+        AdminService {
+            role,
+            #[cfg(feature = "store")]
+            api: None,
+        }
+    }
+
+    /// Adds the API of a master with a store.
+    #[cfg(feature = "store")]
+    #[must_use]
+    pub fn with_api(self, api: api::Api) -> Self {
+        AdminService {
+            api: Some(Arc::new(api)),
+            ..self
+        }
+    }
+}
+
 /// The listener of an admin address. Dropping it removes a unix socket.
-#[derive(Debug)]
 pub struct AdminListener {
+    address: AdminAddress,
     socket: AdminSocket,
+    tls: Option<TlsAcceptor>,
 }
 
 #[derive(Debug)]
@@ -96,7 +155,7 @@ enum AdminSocket {
 
 /// A connection to the admin address.
 enum AdminStream {
-    Tcp(tokio::net::TcpStream),
+    Tcp(TcpStream, SocketAddr),
     #[cfg(unix)]
     Unix(tokio::net::UnixStream),
 }
@@ -105,13 +164,39 @@ impl AdminListener {
     /// Listens at the address of the configuration. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// When the address is in use, or the system refuses.
+    /// When the address is in use, the system refuses, or the certificate is unusable.
     pub fn bind(config: &AdminConfig) -> Result<Self, AdminError> {
+        let tls = config.tls.as_ref().map(acceptor).transpose()?;
         let address = config.listen_at.clone();
         match AdminSocket::bind(&address) {
-            Ok(socket) => Ok(AdminListener { socket }),
-            Err(source) => Err(AdminError { address, source }),
+            Ok(socket) => Ok(AdminListener {
+                address,
+                socket,
+                tls,
+            }),
+            Err(source) => Err(AdminError::Listen { address, source }),
         }
+    }
+
+    /// Checks that an address that other machines can reach is protected by a token.
+    ///
+    /// # Errors
+    /// When there is no store, no valid token in it, or no answer.
+    pub async fn check(&self, service: &AdminService) -> Result<(), AdminError> {
+        if self.access() != Access::Public {
+            return Ok(());
+        }
+        #[cfg(feature = "store")]
+        if let Some(api) = &service.api {
+            return if api.has_valid_token().await? {
+                Ok(())
+            } else {
+                Err(AdminError::NoToken(self.address.clone()))
+            };
+        }
+        #[cfg(not(feature = "store"))]
+        let _ = service;
+        Err(AdminError::NoStore(self.address.clone()))
     }
 
     /// Returns the address with the port that the system chose, or `None` for a unix socket.
@@ -128,9 +213,9 @@ impl AdminListener {
     ///
     /// # Cancel safety
     /// Dropping the future closes the listener and all connections.
-    pub async fn serve(self, role: Arc<dyn ObservedRole>) {
+    pub async fn serve(self, service: AdminService) {
         self.log();
-        let routes = routes(role, self.socket.host_check());
+        let routes = routes(service, self.access());
         let accept_log = ThrottledLog::default();
         let mut connections = JoinSet::new();
         loop {
@@ -139,13 +224,7 @@ impl AdminListener {
                 Some(_) = connections.join_next() => {}
                 accepted = self.socket.accept(), if connections.len() < MAX_CONNECTIONS => {
                     match accepted {
-                        Ok(AdminStream::Tcp(stream)) => {
-                            connections.spawn(serve_connection(stream, routes.clone()));
-                        }
-                        #[cfg(unix)]
-                        Ok(AdminStream::Unix(stream)) => {
-                            connections.spawn(serve_connection(stream, routes.clone()));
-                        }
+                        Ok(stream) => self.spawn(&mut connections, stream, routes.clone()),
                         Err(error) if is_single_connection_error(&error) => {
                             debug!(%error, "admin connection not accepted");
                         }
@@ -159,11 +238,39 @@ impl AdminListener {
         }
     }
 
+    fn spawn(&self, connections: &mut JoinSet<()>, stream: AdminStream, routes: Router) {
+        match stream {
+            AdminStream::Tcp(stream, peer) => {
+                // A stream of events to a vanished host ends. Without these options it ends later.
+                let _ = tcp::set_link_options(&stream);
+                let origin = Origin::Address(peer.ip().to_canonical());
+                let tls = self.tls.clone();
+                connections.spawn(connection::serve_tcp(stream, tls, routes, origin));
+            }
+            #[cfg(unix)]
+            AdminStream::Unix(stream) => {
+                connections.spawn(connection::serve(stream, routes, Origin::UnixSocket));
+            }
+        }
+    }
+
+    fn access(&self) -> Access {
+        match &self.address {
+            AdminAddress::Loopback(_) => Access::Loopback,
+            AdminAddress::Public(_) => Access::Public,
+            AdminAddress::Unix(_) => Access::UnixSocket,
+        }
+    }
+
     fn log(&self) {
         match &self.socket {
             AdminSocket::Tcp(_) => {
                 let address = self.local_addr().map(tracing::field::display);
-                info!(address, "admin address: serving metrics and health checks");
+                let tls = self.tls.is_some();
+                info!(
+                    address,
+                    tls, "admin address: serving metrics and health checks"
+                );
             }
             #[cfg(unix)]
             AdminSocket::Unix(socket) => {
@@ -174,10 +281,31 @@ impl AdminListener {
     }
 }
 
+impl std::fmt::Debug for AdminListener {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("AdminListener")
+            .field("address", &self.address)
+            .field("tls", &self.tls.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reads the certificate files.
+fn acceptor(files: &TlsFilesConfig) -> Result<TlsAcceptor, TlsError> {
+    let certificate = ReloadingCertificate::load(&files.cert, &files.key)?;
+    match &files.client_ca {
+        Some(authorities) => certificate.acceptor_requiring_client_certificate(authorities),
+        None => Ok(certificate.acceptor()),
+    }
+}
+
 impl AdminSocket {
     fn bind(address: &AdminAddress) -> io::Result<Self> {
         match address {
-            AdminAddress::Loopback(address) => tcp::listen(*address, &[]).map(AdminSocket::Tcp),
+            AdminAddress::Loopback(address) | AdminAddress::Public(address) => {
+                tcp::listen(*address, &[]).map(AdminSocket::Tcp)
+            }
             #[cfg(unix)]
             AdminAddress::Unix(path) => unix_socket::UnixSocket::bind(path).map(AdminSocket::Unix),
             #[cfg(not(unix))]
@@ -188,36 +316,14 @@ impl AdminSocket {
         }
     }
 
-    fn host_check(&self) -> HostCheck {
-        match self {
-            AdminSocket::Tcp(_) => HostCheck::Loopback,
-            #[cfg(unix)]
-            AdminSocket::Unix(_) => HostCheck::Nothing,
-        }
-    }
-
     async fn accept(&self) -> io::Result<AdminStream> {
         match self {
             AdminSocket::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
-                Ok(AdminStream::Tcp(stream))
+                let (stream, peer) = listener.accept().await?;
+                Ok(AdminStream::Tcp(stream, peer))
             }
             #[cfg(unix)]
             AdminSocket::Unix(socket) => socket.accept().await.map(AdminStream::Unix),
         }
-    }
-}
-
-/// Serves one request.
-async fn serve_connection(stream: impl ByteStream, routes: Router) {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .keep_alive(false)
-        .max_buf_size(HEADER_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
-    // Errors concern this peer only: it left, or sent no valid request in time.
-    if let Ok(Err(error)) = timeout(CONNECTION_TIMEOUT, connection).await {
-        debug!(%error, "admin connection failed");
     }
 }

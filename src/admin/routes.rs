@@ -6,27 +6,31 @@ use axum::{
     Json, Router,
     body::HttpBody as _,
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     middleware::{Next, from_fn},
     response::{IntoResponse, Response},
     routing::get,
 };
 use serde_json::{Value, json};
 
+use super::AdminService;
+#[cfg(feature = "store")]
+use super::api;
 use crate::{
     metrics::{Degradation, Exposition, OPENMETRICS, ObservedRole},
     net::authority::Authority,
     policy::UnixTime,
 };
 
-/// The check of the host that a request names.
+/// Who can reach the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum HostCheck {
-    /// Only requests for a host name or address of loopback.
+pub(super) enum Access {
+    /// The user of the process and root.
+    UnixSocket,
+    /// All users of this machine. Requests must name a host of loopback.
     Loopback,
-    /// No request is refused because of its host.
-    #[cfg(unix)]
-    Nothing,
+    /// Other machines.
+    Public,
 }
 
 /// The state that the handlers share.
@@ -36,25 +40,49 @@ struct AdminState {
 }
 
 /// Returns the service of a role.
-pub(super) fn routes(role: Arc<dyn ObservedRole>, host_check: HostCheck) -> Router {
-    let state = AdminState {
+pub(super) fn routes(service: AdminService, access: Access) -> Router {
+    let role = Arc::clone(&service.role);
+    let state = Arc::new(AdminState {
         exposition: Exposition::new(Arc::clone(&role)),
         role,
-    };
-    let routes = Router::new()
+    });
+    let metrics = Router::new()
         .route("/metrics", get(metrics))
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn(refuse_body))
+        .with_state(Arc::clone(&state));
+    let metrics = match access {
+        Access::Public => protected(metrics, &service),
+        Access::UnixSocket | Access::Loopback => metrics,
+    };
+    let health: Router = Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
-        .with_state(Arc::new(state))
-        .layer(from_fn(refuse_body));
-    match host_check {
+        .layer(from_fn(refuse_body))
+        .with_state(state);
+    let routes = health.merge(metrics);
+    #[cfg(feature = "store")]
+    let routes = match &service.api {
+        Some(api) => routes.merge(api::routes(api)),
+        None => routes,
+    };
+    match access {
         // The last layer runs first.
-        HostCheck::Loopback => routes.layer(from_fn(require_loopback_host)),
-        #[cfg(unix)]
-        HostCheck::Nothing => routes,
+        Access::Loopback => routes.layer(from_fn(require_loopback_host)),
+        Access::UnixSocket | Access::Public => routes,
     }
+}
+
+/// Returns routes that need a token. Without tokens there are none.
+fn protected(routes: Router, service: &AdminService) -> Router {
+    #[cfg(feature = "store")]
+    if let Some(api) = &service.api {
+        return api::protected(routes, api);
+    }
+    let _ = (routes, service);
+    Router::new()
 }
 
 async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
@@ -91,7 +119,12 @@ fn degradation(degradation: &Degradation) -> Value {
     json!({"what": degradation.what, "since": since})
 }
 
-async fn not_found() -> Response {
+async fn not_found(uri: Uri) -> Response {
+    #[cfg(feature = "store")]
+    if api::owns(&uri) {
+        return api::not_found();
+    }
+    let _ = uri;
     error(
         StatusCode::NOT_FOUND,
         "unknown path; there are /metrics, /livez and /readyz",

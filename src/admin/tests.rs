@@ -7,11 +7,14 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    time::timeout,
 };
 
-use super::*;
-use crate::metrics::{Degradation, MetricFamilies, OPENMETRICS, Sample};
+use super::{connection::HEADER_BYTES, *};
+use crate::{
+    metrics::{Degradation, MetricFamilies, OPENMETRICS, Sample},
+    net::websocket::ByteStream,
+};
 
 /// A role that is ready on request.
 #[derive(Default)]
@@ -49,10 +52,11 @@ impl ObservedRole for TestRole {
 
 /// Starts an admin address at a free port, or at `path`.
 fn start(listen_at: AdminAddress, role: &Arc<TestRole>) -> (Option<SocketAddr>, JoinSet<()>) {
-    let listener = AdminListener::bind(&AdminConfig { listen_at }).expect("a free address");
+    let listener = AdminListener::bind(&AdminConfig::new(listen_at)).expect("a free address");
     let address = listener.local_addr();
     let mut task = JoinSet::new();
-    task.spawn(listener.serve(Arc::clone(role) as Arc<dyn ObservedRole>));
+    let service = AdminService::new(Arc::clone(role) as Arc<dyn ObservedRole>);
+    task.spawn(listener.serve(service));
     (address, task)
 }
 
@@ -198,10 +202,8 @@ async fn a_unix_socket_serves_every_host_name() {
     let stream = tokio::net::UnixStream::connect(&path).await.unwrap();
     let answer = exchange(stream, "GET /livez HTTP/1.1\r\nHost: anything\r\n\r\n").await;
     assert_status(&answer, 200);
-    let error = AdminListener::bind(&AdminConfig {
-        listen_at: AdminAddress::Unix(path.clone()),
-    })
-    .expect_err("in use");
+    let error = AdminListener::bind(&AdminConfig::new(AdminAddress::Unix(path.clone())))
+        .expect_err("in use");
     assert!(
         error.to_string().contains("another process listens there"),
         "{error}"
@@ -220,7 +222,7 @@ async fn a_unix_socket_serves_every_host_name() {
 async fn a_socket_without_its_folder_names_the_remedy() {
     let folder = tempfile::tempdir().expect("a folder");
     let listen_at = AdminAddress::Unix(folder.path().join("missing/admin.sock"));
-    let error = AdminListener::bind(&AdminConfig { listen_at }).expect_err("no folder");
+    let error = AdminListener::bind(&AdminConfig::new(listen_at)).expect_err("no folder");
     let text = error.to_string();
     assert!(text.contains("create the folder of the socket"), "{text}");
 }

@@ -87,14 +87,21 @@ fn write_pages(pages: &[ManPage], folder: &Path) -> anyhow::Result<()> {
 
 /// Returns the page of the program and those of its commands.
 fn pages(program: &Command) -> io::Result<Vec<ManPage>> {
+    let mut sections = Roff::new();
+    sections.control("SH", ["SEE ALSO"]);
+    sections.text([bold(program.get_name()), roman("(1)")]);
     let mut pages = vec![program_page(program)?];
-    for command in program.get_subcommands() {
-        let mut sections = Roff::new();
-        sections.control("SH", ["SEE ALSO"]);
-        sections.text([bold(program.get_name()), roman("(1)")]);
-        pages.push(page(command, &sections)?);
-    }
+    add_pages(program, &sections, &mut pages)?;
     Ok(pages)
+}
+
+/// Adds the pages of the commands below a command.
+fn add_pages(parent: &Command, sections: &Roff, pages: &mut Vec<ManPage>) -> io::Result<()> {
+    for command in parent.get_subcommands() {
+        pages.push(page(command, sections)?);
+        add_pages(command, sections, pages)?;
+    }
+    Ok(())
 }
 
 fn program_page(program: &Command) -> io::Result<ManPage> {
@@ -146,12 +153,19 @@ mod tests {
         pages.map(text).collect()
     }
 
+    /// Returns the names of the pages of a command and of those below it.
+    fn names(name: &str, command: &Command) -> Vec<String> {
+        let below = command.get_subcommands();
+        let below = below.flat_map(|command| {
+            let name = format!("{name}-{}", command.get_name());
+            names(&name, command)
+        });
+        std::iter::once(name.to_owned()).chain(below).collect()
+    }
+
     #[test]
     fn every_command_has_a_page_that_starts_as_roff() {
-        let arguments = Arguments::command();
-        let commands = arguments.get_subcommands();
-        let names = commands.map(|command| format!("report-{}", command.get_name()));
-        let names: Vec<String> = std::iter::once("report".to_owned()).chain(names).collect();
+        let names = names("report", &Arguments::command());
         let pages = texts();
         assert_eq!(pages.len(), names.len());
         for (name, (file_name, text)) in names.iter().zip(&pages) {

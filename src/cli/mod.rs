@@ -10,11 +10,14 @@
 //! | `report keygen` | `keygen` |
 //! | `report man` | `man` |
 //! | `report quickstart` | `quickstart`, with `configurations` (the three files) and `page` (the built-in web page) |
+//! | `report account`, `credential`, `key`, `relay`, `token`, `usage`, `links`, `tunnels`, `status` | `administration` (feature `store`) |
 //!
 //! Exit codes: 0 success, 1 failure with a message, 2 invalid arguments. 130 and 143 mean that a
 //! second signal ended the process at once. `report bench` and `report doctor` end on the first
 //! signal.
 
+#[cfg(feature = "store")]
+mod administration;
 mod bench;
 mod bench_report;
 mod check;
@@ -80,6 +83,12 @@ enum Command {
     Man(man::ManArguments),
     /// Run master, server and client on this machine
     Quickstart(quickstart::QuickstartArguments),
+    #[cfg(feature = "store")]
+    #[command(flatten)]
+    Records(Box<administration::RecordCommand>),
+    #[cfg(feature = "store")]
+    #[command(flatten)]
+    Live(administration::LiveCommand),
 }
 
 /// Runs the command in the arguments of the process.
@@ -101,6 +110,10 @@ pub fn main() -> ExitCode {
         Some(Command::Keygen(arguments)) => keygen::keygen(&arguments),
         Some(Command::Man(arguments)) => man::man(&arguments),
         Some(Command::Quickstart(arguments)) => quickstart::quickstart(arguments),
+        #[cfg(feature = "store")]
+        Some(Command::Records(command)) => administration::records(*command),
+        #[cfg(feature = "store")]
+        Some(Command::Live(command)) => administration::live(command),
     };
     let code = outcome.unwrap_or_else(|error| {
         report_failure(&error_text(&error));

@@ -6,9 +6,8 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use super::threads;
-#[cfg(feature = "store")]
-use crate::store::Store;
 use crate::{
+    admin::AdminService,
     client::{Client, ClientParameters, ClientPort},
     config::{
         ByteSize, ClientConfig, Config, CredentialKey, HostPort, LinkConfig, MasterChoice,
@@ -24,6 +23,8 @@ use crate::{
     supervisor::{DialStrategy, MoveRequests, Uplink},
     tunnel::{MemoryBudget, PortParameters, ProcessShared, WindowSize},
 };
+#[cfg(feature = "store")]
+use crate::{admin::api::Api, store::Store};
 use report_proto::{
     crypto::{Credential, LinkKey, PortKeys},
     frame::{Role, Slot},
@@ -74,9 +75,20 @@ impl PreparedRole {
         }
     }
 
-    /// The role as the admin address reports it.
+    /// The content of the admin address.
     #[must_use]
-    pub(super) fn observed(&self) -> Arc<dyn ObservedRole> {
+    pub(super) fn admin_service(&self) -> AdminService {
+        let service = AdminService::new(self.observed());
+        #[cfg(feature = "store")]
+        if let PreparedRole::Master(master) = self
+            && let Some(api) = Api::of_master(master.administered())
+        {
+            return service.with_api(api);
+        }
+        service
+    }
+
+    fn observed(&self) -> Arc<dyn ObservedRole> {
         match self {
             PreparedRole::Master(master) => master.observed(),
             PreparedRole::Server(parameters) => Arc::new(parameters.observer.clone()),

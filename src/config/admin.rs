@@ -6,9 +6,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    RoleConfig, TlsFilesConfig,
     address::HostPort,
-    error::InvalidValue,
-    values::{address_fault, text_value},
+    document::RoleChecks,
+    error::{FieldPath, InvalidValue},
+    values::{address_fault, is_default, text_value},
 };
 use crate::text::without_password;
 
@@ -19,16 +21,69 @@ const SOCKET_PATH_MAX: usize = 80;
 /// The remedy for an invalid admin address.
 const FORMS: &str = "write \"127.0.0.1:9300\", \"[::1]:9300\" or \"unix:/run/report/admin.sock\", with your port or path";
 
-/// The admin address, where a role serves metrics and health checks.
+/// The remedy for an admin address that other machines can reach, at a role without tokens.
+const LOCAL_FORMS: &str = "write \"127.0.0.1:9300\" or \"unix:/run/report/admin.sock\", with your port or path; \
+     only a master with `store` may serve other addresses";
+
+/// The admin address, where a role serves metrics and health checks, and a master with a store the
+/// API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(
     deny_unknown_fields,
     expecting = "an object, {\"listen_at\": \"127.0.0.1:9300\"}"
 )]
 pub struct AdminConfig {
-    /// `"127.0.0.1:PORT"` or `"[::1]:PORT"`, which every user of this machine can reach, or
-    /// `"unix:/PATH"`, a socket with mode 0600. With port 0 the system chooses the port.
+    /// `"unix:/PATH"`, a socket with mode 0600, or `"127.0.0.1:PORT"` or `"[::1]:PORT"`, which every
+    /// user of this machine can reach. Any other IP address needs `tls`, and a master whose `store`
+    /// has a token. With port 0 the system chooses the port.
     pub listen_at: AdminAddress,
+    /// [Certificate files](#tls-of-a-master) of the admin address. Only a master may have them.
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("x-default" = "no TLS"))]
+    pub tls: Option<TlsFilesConfig>,
+}
+
+impl AdminConfig {
+    /// Creates a configuration without TLS.
+    #[must_use]
+    pub fn new(listen_at: AdminAddress) -> Self {
+        AdminConfig {
+            listen_at,
+            tls: None,
+        }
+    }
+
+    /// Checks the rules between fields. Only a master can have tokens, which its store contains.
+    pub(super) fn check(&self, role: &RoleConfig, checks: &mut RoleChecks<'_>) {
+        let path = FieldPath::root("admin");
+        let (listen_at, tls) = (path.field("listen_at"), path.field("tls"));
+        let master = match role {
+            RoleConfig::Master(master) => Some(master),
+            RoleConfig::Server(_) | RoleConfig::Client(_) => None,
+        };
+        match &self.listen_at {
+            AdminAddress::Public(address) if master.is_none_or(|master| master.store.is_none()) => {
+                let problem = format!("is \"{address}\", which other machines can reach");
+                checks.invalid(&listen_at, InvalidValue::new(problem, LOCAL_FORMS));
+            }
+            AdminAddress::Public(address) if self.tls.is_none() => {
+                let invalid = InvalidValue::new(
+                    format!("is missing, and other machines can reach {address}"),
+                    "add {\"cert\": \"PATH\", \"key\": \"PATH\"}, or listen at loopback",
+                );
+                checks.invalid(&tls, invalid);
+            }
+            AdminAddress::Unix(_) if self.tls.is_some() => {
+                let problem = "has no effect on a unix socket";
+                checks.invalid(&tls, InvalidValue::new(problem, "remove it"));
+            }
+            _ if self.tls.is_some() && master.is_none() => {
+                let problem = "is only for the admin address of a master";
+                checks.invalid(&tls, InvalidValue::new(problem, "remove it"));
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Where a role listens for the administration.
@@ -36,6 +91,8 @@ pub struct AdminConfig {
 pub enum AdminAddress {
     /// A loopback address.
     Loopback(SocketAddr),
+    /// An address that other machines can reach.
+    Public(SocketAddr),
     /// The absolute path of a unix socket.
     Unix(PathBuf),
 }
@@ -46,23 +103,16 @@ impl AdminAddress {
             return socket_path(path);
         }
         let address: HostPort = text.parse().map_err(|error| address_fault(text, &error))?;
-        match address.ip() {
-            Some(ip) if ip.is_loopback() => {
-                Ok(AdminAddress::Loopback(SocketAddr::new(ip, address.port)))
-            }
-            Some(_) => Err(InvalidValue::new(
-                format!(
-                    "is \"{address}\", which is not loopback; this version serves the admin address on loopback or a unix socket only"
-                ),
-                FORMS,
-            )),
-            None => Err(InvalidValue::new(
-                format!(
-                    "is \"{address}\", a name; this version serves the admin address on loopback or a unix socket only"
-                ),
-                FORMS,
-            )),
-        }
+        let ip = address.ip().ok_or_else(|| {
+            let problem = format!("is \"{address}\", a name instead of an IP address");
+            InvalidValue::new(problem, FORMS)
+        })?;
+        let address = SocketAddr::new(ip, address.port);
+        Ok(if ip.is_loopback() {
+            AdminAddress::Loopback(address)
+        } else {
+            AdminAddress::Public(address)
+        })
     }
 }
 
@@ -86,7 +136,9 @@ fn socket_path(path: &str) -> Result<AdminAddress, InvalidValue> {
 impl fmt::Display for AdminAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            AdminAddress::Loopback(address) => address.fmt(formatter),
+            AdminAddress::Loopback(address) | AdminAddress::Public(address) => {
+                address.fmt(formatter)
+            }
             AdminAddress::Unix(path) => write!(formatter, "unix:{}", path.display()),
         }
     }

@@ -62,6 +62,9 @@ pub(super) fn read(
             RoleConfig::Server(server) => server.check(&mut checks),
             RoleConfig::Client(client) => client.check(&mut checks),
         }
+        if let Some(admin) = &common.admin {
+            admin.check(&role, &mut checks);
+        }
         Config { common, role }
     });
     let ConfigDocument {

@@ -96,7 +96,7 @@ pub struct CommonConfig {
     )]
     #[schemars(schema_with = "word::schema::<LogFormat>")]
     pub log_format: LogFormat,
-    /// The [admin address](#admin-address), for metrics and health checks.
+    /// The [admin address](#admin-address), for metrics, health checks, and the API of a master.
     #[serde(default, skip_serializing_if = "values::is_default")]
     #[schemars(extend("x-default" = "no admin address"))]
     pub admin: Option<AdminConfig>,

@@ -29,7 +29,6 @@ mod identity;
 mod limits;
 mod link_handler;
 mod link_totals;
-mod log_limit;
 mod memory;
 mod metrics;
 mod parameters;
@@ -60,12 +59,13 @@ use tracing::{field::display, info};
 
 use self::{
     administrator::Administrator, admission::Admission, auth::Authenticator, front::Front,
-    handshakes::Handshakes, log_limit::LogLimit, metrics::MasterObserver, router::Router,
-    shared::MasterShared, threads::Threads,
+    handshakes::Handshakes, metrics::MasterObserver, router::Router, shared::MasterShared,
+    threads::Threads,
 };
 use crate::{
     metrics::ObservedRole,
     net::{congestion_control::LinkCongestionControl, tcp},
+    throttle::LogLimit,
 };
 
 #[cfg(feature = "store")]

@@ -20,13 +20,14 @@ use super::{
     front::Front,
     handshakes::Handshakes,
     limits::MasterLimits,
-    log_limit::LogLimit,
     router::Router,
     threads::Threads,
 };
 #[cfg(feature = "store")]
 use super::{audit::AuditWriter, events::MasterEvent, usage::Usage};
-use crate::{link::KeepAliveTiming, net::congestion_control::LinkCongestionControl};
+use crate::{
+    link::KeepAliveTiming, net::congestion_control::LinkCongestionControl, throttle::LogLimit,
+};
 use report_proto::frame::{Code, Notice};
 
 /// The state that all tasks of a master share.

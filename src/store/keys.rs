@@ -106,6 +106,20 @@ impl Store {
         self.fetch_all(query).await?.iter().map(key).collect()
     }
 
+    /// Returns how many keys an account owns.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn count_keys(&self, account: AccountId) -> Result<i64, StoreError> {
+        let query = self.dialect.query(
+            "SELECT COUNT(*) AS number FROM service_keys WHERE account = $1 AND removed = 0",
+        );
+        match self.fetch_optional(query.bind(account.0)).await? {
+            Some(row) => Columns::new(&row, RecordKind::Key, "number").number("number"),
+            None => Ok(0),
+        }
+    }
+
     /// Returns a page of all keys, or of those that an account owns, in the order of their labels.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 //! not verified. Instances that authenticated before are exempt, so servers behind the address of a
 //! guesser stay connected.
 
+mod log_limit;
 mod party;
 mod token_bucket;
 
@@ -15,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use self::{party::party, token_bucket::TokenBucket};
+pub use self::{log_limit::LogLimit, party::party, token_bucket::TokenBucket};
 use report_proto::id::Id;
 
 /// The burst of wrong proofs before a party is throttled: enough for a user who types a key, or for

@@ -113,23 +113,69 @@ fn every_role_may_have_an_admin_address() {
 }
 
 #[test]
-fn an_admin_address_that_others_can_reach_is_refused() {
+fn an_admin_address_that_others_can_reach_needs_a_master_with_tls() {
+    let tls = r#"{"cert": "/etc/cert.pem", "key": "/etc/key.pem"}"#;
+    for address in ["0.0.0.0:9300", "[::]:9300", "192.0.2.1:9300"] {
+        let plain = format!(r#""admin": {{"listen_at": "{address}"}}"#);
+        assert_contains(
+            &error_line(&master(&plain)),
+            &["admin.listen_at is", address, "only a master with `store`"],
+        );
+        let store = r#""store": "sqlite:/keys.db""#;
+        let message = format!("admin.tls is missing, and other machines can reach {address}");
+        assert_contains(
+            &error_line(&master(&format!("{store}, {plain}"))),
+            &[&message, "\"cert\": \"PATH\""],
+        );
+        let sealed = format!(r#""admin": {{"listen_at": "{address}", "tls": {tls}}}"#);
+        let loaded = read(&master(&format!("{store}, {sealed}"))).expect(address);
+        let admin = loaded.config.common.admin.as_ref().expect("an address");
+        assert_eq!(admin.listen_at.to_string(), address);
+        let written = serde_json::to_string(&loaded.config).expect("serializes");
+        assert_eq!(read(&written), Ok(loaded), "{written}");
+        for admin in [plain, sealed] {
+            assert_contains(
+                &error_line(&server(&admin)),
+                &["admin.listen_at is", address, "only a master"],
+            );
+        }
+    }
+}
+
+#[test]
+fn tls_of_an_admin_address_is_refused_where_it_has_no_effect() {
+    let admin = |address: &str| {
+        format!(
+            r#""admin": {{"listen_at": "{address}", "tls": {{"cert": "c.pem", "key": "k.pem"}}}}"#
+        )
+    };
+    assert_contains(
+        &error_line(&master(&admin("unix:/run/admin.sock"))),
+        &["admin.tls has no effect on a unix socket", "remove it"],
+    );
+    assert_contains(
+        &error_line(&server(&admin("127.0.0.1:1"))),
+        &["admin.tls is only for the admin address of a master"],
+    );
+    assert!(read(&master(&admin("127.0.0.1:1"))).is_ok());
+}
+
+#[test]
+fn a_malformed_admin_address_is_refused() {
     let line = |address: &str| {
         error_line(&master(&format!(
             r#""admin": {{"listen_at": "{address}"}}"#
         )))
     };
-    for address in ["0.0.0.0:9300", "[::]:9300", "192.0.2.1:9300", "host:9300"] {
-        assert_contains(
-            &line(address),
-            &[
-                "admin.listen_at is",
-                address,
-                "this version serves the admin address on loopback or a unix socket only",
-                "write \"127.0.0.1:9300\"",
-            ],
-        );
-    }
+    assert_contains(
+        &line("host:9300"),
+        &[
+            "admin.listen_at is",
+            "host:9300",
+            "a name instead of an IP address",
+            "write \"127.0.0.1:9300\"",
+        ],
+    );
     for path in ["unix:", "unix:admin.sock", "unix:/run/"] {
         assert_contains(&line(path), &["admin.listen_at is", path, "absolute path"]);
     }

@@ -54,13 +54,13 @@ use super::{
     administered::StoreProblem,
     events::Events,
     identity::{CredentialLookup, KnownCredential},
-    log_limit::LogLimit,
 };
 #[cfg(feature = "store")]
 use crate::store::Store;
 use crate::{
     config::UnknownKeys,
     policy::{AccountId, Admission, CredentialId, LimitSubject, LiveCounts, PolicyTable, Rates},
+    throttle::LogLimit,
 };
 use report_proto::{crypto::CredentialVerifier, id::Id};
 

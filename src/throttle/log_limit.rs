@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::throttle::TokenBucket;
+use super::TokenBucket;
 
 /// The burst of lines: more than the clients and services of a small master cause when they
 /// reconnect after an outage.
@@ -17,7 +17,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 
 /// The rate limit for one kind of line.
 #[derive(Debug)]
-pub(super) struct LogLimit(Mutex<LogBucket>);
+pub struct LogLimit(Mutex<LogBucket>);
 
 #[derive(Debug)]
 struct LogBucket {
@@ -25,9 +25,16 @@ struct LogBucket {
     left_out: u64,
 }
 
+impl Default for LogLimit {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl LogLimit {
     /// Creates a limit with a full burst.
-    pub(super) fn new() -> Self {
+    #[must_use]
+    pub fn new() -> Self {
         LogLimit(Mutex::new(LogBucket {
             bucket: TokenBucket::full(Instant::now()),
             left_out: 0,
@@ -36,7 +43,7 @@ impl LogLimit {
 
     /// Logs a line unless the limit is reached, and passes the number of lines left out before it.
     /// Returns whether the line was logged.
-    pub(super) fn log(&self, line: impl FnOnce(Option<u64>)) -> bool {
+    pub fn log(&self, line: impl FnOnce(Option<u64>)) -> bool {
         let admitted = self.admits_at(Instant::now());
         admitted
             .map(|left_out| line((left_out > 0).then_some(left_out)))
