@@ -1,6 +1,8 @@
 //! The integration tests: real daemons on loopback, one module for each subject.
 
 mod admin;
+#[cfg(feature = "store")]
+mod administration;
 mod bad_configuration;
 mod bad_peers;
 mod bench;
