@@ -12,7 +12,7 @@
 //! |---|---|
 //! | [`cli`] | commands, argument parsing, output |
 //! | [`doctor`] | the diagnosis of a role's path |
-//! | [`admin`] | the admin address: metrics and health checks over HTTP |
+//! | [`admin`] | the admin address: metrics, health checks and the API of a master over HTTP |
 //! | `administration` | the operations on the records of a store, for the API and the commands (feature `store`) |
 //! | [`master`], [`server`], [`client`] | the roles; none of them uses another |
 //! | [`bench`] | the built-in measurement |

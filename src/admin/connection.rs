@@ -2,7 +2,10 @@
 
 #![cfg_attr(
     not(feature = "store"),
-    allow(dead_code, reason = "only the API asks for the connection of a request")
+    allow(
+        dead_code,
+        reason = "only the API asks for the connection of a request"
+    )
 )]
 
 use std::{

@@ -267,7 +267,10 @@ impl AdminListener {
             AdminSocket::Tcp(_) => {
                 let address = self.local_addr().map(tracing::field::display);
                 let tls = self.tls.is_some();
-                info!(address, tls, "admin address: serving metrics and health checks");
+                info!(
+                    address,
+                    tls, "admin address: serving metrics and health checks"
+                );
             }
             #[cfg(unix)]
             AdminSocket::Unix(socket) => {

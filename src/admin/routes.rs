@@ -6,19 +6,20 @@ use axum::{
     Json, Router,
     body::HttpBody as _,
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     middleware::{Next, from_fn},
     response::{IntoResponse, Response},
     routing::get,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::AdminService;
 #[cfg(feature = "store")]
 use super::api;
 use crate::{
-    metrics::{Exposition, OPENMETRICS, ObservedRole},
+    metrics::{Degradation, Exposition, OPENMETRICS, ObservedRole},
     net::authority::Authority,
+    policy::UnixTime,
 };
 
 /// Who can reach the address.
@@ -40,7 +41,7 @@ struct AdminState {
 
 /// Returns the service of a role.
 pub(super) fn routes(service: AdminService, access: Access) -> Router {
-    let role = service.role;
+    let role = Arc::clone(&service.role);
     let state = Arc::new(AdminState {
         exposition: Exposition::new(Arc::clone(&role)),
         role,
@@ -50,12 +51,11 @@ pub(super) fn routes(service: AdminService, access: Access) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn(refuse_body))
         .with_state(Arc::clone(&state));
-    #[cfg(feature = "store")]
-    let metrics = match (&service.api, access) {
-        (Some(api), Access::Public) => api::protected(metrics, api),
-        _ => metrics,
+    let metrics = match access {
+        Access::Public => protected(metrics, &service),
+        Access::UnixSocket | Access::Loopback => metrics,
     };
-    let health = Router::new()
+    let health: Router = Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .method_not_allowed_fallback(method_not_allowed)
@@ -73,6 +73,16 @@ pub(super) fn routes(service: AdminService, access: Access) -> Router {
         Access::Loopback => routes.layer(from_fn(require_loopback_host)),
         Access::UnixSocket | Access::Public => routes,
     }
+}
+
+/// Returns routes that need a token. Without tokens there are none.
+fn protected(routes: Router, service: &AdminService) -> Router {
+    #[cfg(feature = "store")]
+    if let Some(api) = &service.api {
+        return api::protected(routes, api);
+    }
+    let _ = (routes, service);
+    Router::new()
 }
 
 async fn metrics(State(state): State<Arc<AdminState>>) -> Response {
@@ -96,11 +106,25 @@ async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    let body = json!({"ready": missing.is_empty(), "missing": missing});
+    let mut body = json!({"ready": missing.is_empty(), "missing": missing});
+    let degraded: Vec<Value> = state.role.degraded().iter().map(degradation).collect();
+    if !degraded.is_empty() {
+        body["degraded"] = Value::Array(degraded);
+    }
     (status, Json(body)).into_response()
 }
 
-async fn not_found() -> Response {
+fn degradation(degradation: &Degradation) -> Value {
+    let since = UnixTime::new(degradation.since).map(|since| since.to_string());
+    json!({"what": degradation.what, "since": since})
+}
+
+async fn not_found(uri: Uri) -> Response {
+    #[cfg(feature = "store")]
+    if api::owns(&uri) {
+        return api::not_found();
+    }
+    let _ = uri;
     error(
         StatusCode::NOT_FOUND,
         "unknown path; there are /metrics, /livez and /readyz",

@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{connection::HEADER_BYTES, *};
 use crate::{
-    metrics::{MetricFamilies, OPENMETRICS, Sample},
+    metrics::{Degradation, MetricFamilies, OPENMETRICS, Sample},
     net::websocket::ByteStream,
 };
 
@@ -20,6 +20,7 @@ use crate::{
 #[derive(Default)]
 struct TestRole {
     is_ready: AtomicBool,
+    is_degraded: AtomicBool,
 }
 
 impl ObservedRole for TestRole {
@@ -33,6 +34,15 @@ impl ObservedRole for TestRole {
         } else {
             vec!["no link to a master".to_owned()]
         }
+    }
+
+    fn degraded(&self) -> Vec<Degradation> {
+        let degradation = Degradation {
+            what: "the database is away".to_owned(),
+            since: 1_800_000_000,
+        };
+        let is_degraded = self.is_degraded.load(Relaxed);
+        is_degraded.then_some(degradation).into_iter().collect()
     }
 
     fn describe(&self, families: &mut MetricFamilies<'_>) -> fmt::Result {
@@ -121,6 +131,20 @@ async fn readyz_names_what_is_missing() {
     role.is_ready.store(true, Relaxed);
     let ready = answer(address, &request("GET", "/readyz")).await;
     assert_status(&ready, 200);
+    assert!(ready.ends_with(r#"{"missing":[],"ready":true}"#), "{ready}");
+}
+
+#[tokio::test]
+async fn readyz_of_a_degraded_role_is_200_and_says_since_when() {
+    let role = Arc::<TestRole>::default();
+    role.is_ready.store(true, Relaxed);
+    role.is_degraded.store(true, Relaxed);
+    let (address, _task) = start(any_port(), &role);
+    let address = address.expect("an address");
+    let degraded = answer(address, &request("GET", "/readyz")).await;
+    assert_status(&degraded, 200);
+    let expected = r#"{"degraded":[{"since":"2027-01-15T08:00:00Z","what":"the database is away"}],"missing":[],"ready":true}"#;
+    assert!(degraded.ends_with(expected), "{degraded}");
 }
 
 #[tokio::test]
@@ -179,7 +203,7 @@ async fn a_unix_socket_serves_every_host_name() {
     let answer = exchange(stream, "GET /livez HTTP/1.1\r\nHost: anything\r\n\r\n").await;
     assert_status(&answer, 200);
     let error = AdminListener::bind(&AdminConfig::new(AdminAddress::Unix(path.clone())))
-    .expect_err("in use");
+        .expect_err("in use");
     assert!(
         error.to_string().contains("another process listens there"),
         "{error}"

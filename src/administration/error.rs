@@ -50,6 +50,22 @@ pub enum ErrorCode {
     InUse,
     /// The rights do not suffice.
     Forbidden,
+    /// The request has no valid token.
+    Unauthorized,
+    /// Too many wrong tokens came from the address.
+    Throttled,
+    /// The body is not JSON.
+    Malformed,
+    /// The body is too long.
+    TooLarge,
+    /// The body has another media type.
+    UnsupportedMediaType,
+    /// The path has no such method.
+    MethodNotAllowed,
+    /// A change names no version of the record.
+    VersionRequired,
+    /// The master has its maximum of such things.
+    Busy,
     /// The database does not answer.
     StoreAway,
     /// The master or its database has failed.

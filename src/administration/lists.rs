@@ -139,6 +139,8 @@ pub(super) fn name_after(after: Option<&str>) -> Result<Option<String>, Administ
         let bytes = URL_SAFE_NO_PAD.decode(text).ok();
         bytes
             .and_then(|bytes| String::from_utf8(bytes).ok())
+            // No name has the character NUL, and PostgreSQL takes none.
+            .filter(|name| !name.contains('\0'))
             .ok_or_else(|| invalid_position(text))
     };
     after.map(parse).transpose()
@@ -195,6 +197,7 @@ mod tests {
             name_after(Some("%")).unwrap_err(),
             // Bytes that are no text.
             name_after(Some("_w")).unwrap_err(),
+            name_after(Some(&name_position("a\0b"))).unwrap_err(),
             key_after(Some(&name_position("short"))).unwrap_err(),
             key_after(Some(&name_position(&"x".repeat(40)))).unwrap_err(),
         ];

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+#[cfg(feature = "store")]
+use crate::{config::UnknownKeys, policy::Admission};
 use crate::{
     config::{
         ClientConfig, Config, CongestionControl, CredentialKey, FallbackConfig, LinkConfig,
@@ -88,6 +90,26 @@ fn describe_credential(credential: &CredentialKey) -> String {
     format!("credential: {id}")
 }
 
+/// Describes who may link and register. The password of the database does not appear.
+fn describe_store(master: &MasterConfig, lines: &mut Vec<String>) {
+    if master.master_key.is_none() {
+        lines.push("master_key: none, every server needs a credential".to_owned());
+    }
+    #[cfg(feature = "store")]
+    if let Some(store) = &master.store {
+        lines.push(format!("store: {}", store.url()));
+        let admission = match master.admission {
+            Admission::Open => "open, servers may register all key ids without a policy",
+            Admission::Known => "known, servers register key ids of the store",
+            Admission::Owned => "owned, servers register key ids of their account",
+        };
+        lines.push(format!("admission: {admission}"));
+        if master.unknown_while_away == UnknownKeys::Admit {
+            lines.push("unknown_while_away: admit".to_owned());
+        }
+    }
+}
+
 fn describe_master(master: &MasterConfig, lines: &mut Vec<String>) {
     let addresses: Vec<String> = master.listen_at.iter().map(ToString::to_string).collect();
     lines.push(format!("listen_at: {}", addresses.join(", ")));
@@ -119,6 +141,7 @@ fn describe_master(master: &MasterConfig, lines: &mut Vec<String>) {
         }
     ));
     describe_web_front(master, lines);
+    describe_store(master, lines);
     let limits = &master.limits;
     lines.push(format!(
         "limits: {} links, {} per address",

@@ -139,7 +139,7 @@ mod tests {
         else {
             panic!("other roles")
         };
-        assert_eq!(Some(&master.master_key), server.master_key.as_ref());
+        assert_eq!(master.master_key, server.master_key);
         assert_eq!(
             (&server.link, server.link.masters[0].to_string().as_str()),
             (&client.link, "ws://127.0.0.1:51324/")
@@ -150,7 +150,7 @@ mod tests {
             (&there.port_key, there.encrypt_method)
         );
         assert_eq!(there.local_address, topology().service);
-        assert_ne!(here.port_key, master.master_key);
+        assert_ne!(Some(&here.port_key), master.master_key.as_ref());
         assert!(
             !configurations.files()[2].1.contains("master_key"),
             "a client has no master key"

@@ -118,7 +118,12 @@ pub(super) async fn master_subject(master: &MasterConfig) -> MasterSubject {
     MasterSubject {
         addresses,
         path: master.path.to_string(),
-        secret: LinkKey::derive(Some(master.master_key.expose())).into(),
+        secret: master
+            .master_key
+            .as_ref()
+            .map_or(LinkSecret::Anonymous, |key| {
+                LinkKey::derive(Some(key.expose())).into()
+            }),
         tls: master
             .tls
             .as_ref()

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::threads;
 use crate::{
+    admin::AdminService,
     client::{Client, ClientParameters, ClientPort},
     config::{
         ByteSize, ClientConfig, Config, CredentialKey, HostPort, LinkConfig, MasterChoice,
@@ -22,6 +23,8 @@ use crate::{
     supervisor::{DialStrategy, MoveRequests, Uplink},
     tunnel::{MemoryBudget, PortParameters, ProcessShared, WindowSize},
 };
+#[cfg(feature = "store")]
+use crate::{admin::api::Api, store::Store};
 use report_proto::{
     crypto::{Credential, LinkKey, PortKeys},
     frame::{Role, Slot},
@@ -72,9 +75,20 @@ impl PreparedRole {
         }
     }
 
-    /// The role as the admin address reports it.
+    /// The content of the admin address.
     #[must_use]
-    pub(super) fn observed(&self) -> Arc<dyn ObservedRole> {
+    pub(super) fn admin_service(&self) -> AdminService {
+        let service = AdminService::new(self.observed());
+        #[cfg(feature = "store")]
+        if let PreparedRole::Master(master) = self
+            && let Some(api) = Api::of_master(master.administered())
+        {
+            return service.with_api(api);
+        }
+        service
+    }
+
+    fn observed(&self) -> Arc<dyn ObservedRole> {
         match self {
             PreparedRole::Master(master) => master.observed(),
             PreparedRole::Server(parameters) => Arc::new(parameters.observer.clone()),
@@ -100,9 +114,15 @@ async fn master(config: &MasterConfig) -> anyhow::Result<Master> {
     for address in config.listen_at.iter() {
         listen_at.extend(resolve(address).await?);
     }
-    let link_key = LinkKey::derive(Some(config.master_key.expose()));
+    let master_key = config.master_key.as_ref();
+    let link_key = master_key.map(|key| LinkKey::derive(Some(key.expose())));
     let mut parameters =
         MasterParameters::new(config, listen_at, link_key, threads::link_threads()?);
+    #[cfg(feature = "store")]
+    if let Some(store) = &config.store {
+        let store = Store::open(store.url().clone()).await?;
+        parameters.policies.follow(Arc::new(store)).await?;
+    }
     let relays = matches!(parameters.fallback, Fallback::Server { .. });
     parameters.limits = within_open_files(parameters.limits, relays);
     Ok(Master::bind(parameters)?)

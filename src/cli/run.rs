@@ -50,11 +50,12 @@ pub(super) fn run(file: &Path) -> anyhow::Result<ExitCode> {
             ready.run(cancel, grace_period).await;
             return Ok(());
         };
-        let observed = ready.observed();
+        let service = ready.admin_service();
+        admin.check(&service).await?;
         // The admin address also answers during the drain.
         tokio::select! {
             () = ready.run(cancel, grace_period) => {}
-            () = admin.serve(observed) => {}
+            () = admin.serve(service) => {}
         }
         Ok(())
     })

@@ -1,6 +1,8 @@
 //! Warnings about a valid configuration: those that the parser noted, and weak keys.
 
-use crate::config::{FieldPath, LoadedConfig, RoleConfig, Secret, Warning};
+use crate::config::{
+    FieldPath, LoadedConfig, MasterConfig, RoleConfig, Secret, ServerConfig, Warning,
+};
 use report_proto::crypto::strength::{Strength, strength};
 
 /// Returns all warnings about a valid file.
@@ -8,11 +10,12 @@ pub(super) fn warnings(loaded: &LoadedConfig) -> Vec<Warning> {
     let mut warnings = loaded.warnings.clone();
     let master_key = FieldPath::default().field("master_key");
     match &loaded.config.role {
-        RoleConfig::Master(master) => warnings.extend(weak(master_key, &master.master_key)),
-        RoleConfig::Server(server) => {
-            let key = server.master_key.as_ref();
-            warnings.extend(key.and_then(|key| weak(master_key, key)));
-        }
+        RoleConfig::Master(MasterConfig {
+            master_key: key, ..
+        })
+        | RoleConfig::Server(ServerConfig {
+            master_key: key, ..
+        }) => warnings.extend(key.as_ref().and_then(|key| weak(master_key, key))),
         RoleConfig::Client(_) => {}
     }
     let ports = match &loaded.config.role {

@@ -6,11 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    TlsFilesConfig,
+    RoleConfig, TlsFilesConfig,
     address::HostPort,
     document::RoleChecks,
     error::{FieldPath, InvalidValue},
-    mode::Mode,
     values::{address_fault, is_default, text_value},
 };
 use crate::text::without_password;
@@ -24,7 +23,7 @@ const FORMS: &str = "write \"127.0.0.1:9300\", \"[::1]:9300\" or \"unix:/run/rep
 
 /// The remedy for an admin address that other machines can reach, at a role without tokens.
 const LOCAL_FORMS: &str = "write \"127.0.0.1:9300\" or \"unix:/run/report/admin.sock\", with your port or path; \
-     only a master may serve other addresses";
+     only a master with `store` may serve other addresses";
 
 /// The admin address, where a role serves metrics and health checks, and a master with a store the
 /// API.
@@ -55,11 +54,15 @@ impl AdminConfig {
     }
 
     /// Checks the rules between fields. Only a master can have tokens, which its store contains.
-    pub(super) fn check(&self, mode: Mode, checks: &mut RoleChecks<'_>) {
+    pub(super) fn check(&self, role: &RoleConfig, checks: &mut RoleChecks<'_>) {
         let path = FieldPath::root("admin");
         let (listen_at, tls) = (path.field("listen_at"), path.field("tls"));
+        let master = match role {
+            RoleConfig::Master(master) => Some(master),
+            RoleConfig::Server(_) | RoleConfig::Client(_) => None,
+        };
         match &self.listen_at {
-            AdminAddress::Public(address) if mode != Mode::Master => {
+            AdminAddress::Public(address) if master.is_none_or(|master| master.store.is_none()) => {
                 let problem = format!("is \"{address}\", which other machines can reach");
                 checks.invalid(&listen_at, InvalidValue::new(problem, LOCAL_FORMS));
             }
@@ -74,7 +77,7 @@ impl AdminConfig {
                 let problem = "has no effect on a unix socket";
                 checks.invalid(&tls, InvalidValue::new(problem, "remove it"));
             }
-            _ if self.tls.is_some() && mode != Mode::Master => {
+            _ if self.tls.is_some() && master.is_none() => {
                 let problem = "is only for the admin address of a master";
                 checks.invalid(&tls, InvalidValue::new(problem, "remove it"));
             }

@@ -4,7 +4,7 @@
 //! removed from the tree of the file (a missing one gets a placeholder), and the struct is read
 //! again. The result is valid only without problems.
 
-use std::fmt;
+use std::{fmt, path::Path};
 
 use serde::de::DeserializeOwned;
 
@@ -57,13 +57,13 @@ pub(super) fn read(
         warnings: Vec::new(),
     };
     let config = common.zip(role).map(|(common, mut role)| {
-        if let Some(admin) = &common.admin {
-            admin.check(mode, &mut checks);
-        }
         match &mut role {
             RoleConfig::Master(master) => master.check(&mut checks),
             RoleConfig::Server(server) => server.check(&mut checks),
             RoleConfig::Client(client) => client.check(&mut checks),
+        }
+        if let Some(admin) = &common.admin {
+            admin.check(&role, &mut checks);
         }
         Config { common, role }
     });
@@ -257,7 +257,7 @@ impl ConfigDocument<'_> {
                 "add the key of the master, or the `credential` that its operator has issued"
             }
             "master_key" => {
-                "add the key that authenticates servers to the master; `report keygen` generates one"
+                "add the key that authenticates servers to the master; `report keygen` generates one. With `store`, credentials can replace it"
             }
             "cert" => "name the certificate chain's PEM file",
             "key" => "name the private key's PEM file",
@@ -327,6 +327,11 @@ impl RoleChecks<'_> {
     pub(super) fn has_problem(&self, field: &FieldPath) -> bool {
         let problems = &self.document.problems;
         problems.iter().any(|problem| problem.field == *field)
+    }
+
+    /// Returns the folder at which relative paths start.
+    pub(super) fn folder(&self) -> &Path {
+        self.document.sources.folder
     }
 
     /// Records a required field that is empty.

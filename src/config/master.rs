@@ -9,15 +9,18 @@ use serde::{
 };
 
 use super::{
-    HostPort, ProxyProtocol, Secret,
+    HostPort, ProxyProtocol, Secret, StoreAddress,
     bounded::{CountIn, DurationIn, SizeIn},
     document::RoleChecks,
     error::{FieldPath, InvalidValue},
     one_or_more::OneOrMore,
     path::{FilePath, FolderPath},
     values::{TrustedNetwork, UpgradePath, WebServerAddress, is_default, visitor_expects},
+    word::{self, Word},
 };
-use crate::{net::congestion_control::CongestionControl, text::without_password};
+use crate::{
+    net::congestion_control::CongestionControl, policy::Admission, text::without_password,
+};
 use report_proto::constants::CHANNEL_LIMIT;
 
 /// The keep-alive interval. The protocol's LINK_TIMEOUT (PROTOCOL 12) must exceed two intervals.
@@ -36,8 +39,37 @@ pub(super) type MemoryLimit<const DEFAULT: u64> =
 pub struct MasterConfig {
     /// Where the master listens. With port 0 the system chooses the port.
     pub listen_at: OneOrMore<HostPort>,
-    /// The key that admits servers.
-    pub master_key: Secret,
+    /// The key that admits servers. With `store` it may be absent: then every server needs a
+    /// credential.
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("x-default" = "required without `store`"))]
+    pub master_key: Option<Secret>,
+    /// The database of accounts, keys and limits: `"sqlite:FILE"`,
+    /// `"postgres://USER:PASSWORD@HOST/DATABASE"` or `"mysql://USER:PASSWORD@HOST/DATABASE"`. The
+    /// master creates the tables. Masters may share a database.
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("x-default" = "no database", "x-type" = "address, or its source"))]
+    pub store: Option<StoreAddress>,
+    /// Which services servers may register: `"open"` all, `"known"` those whose key id is in the
+    /// `store`, `"owned"` those whose key id belongs to the account of the server. With `"open"`, the
+    /// `store` still applies to the key ids that it contains, and an account cannot register what a
+    /// server of another account offers at present.
+    #[serde(
+        default = "word::default",
+        with = "word",
+        skip_serializing_if = "word::is_default"
+    )]
+    #[schemars(schema_with = "word::schema::<Admission>")]
+    pub admission: Admission,
+    /// Whether servers may register key ids that the master does not know while the database does not
+    /// answer. What the master knows stays in force in any case.
+    #[serde(
+        default = "word::default",
+        with = "word",
+        skip_serializing_if = "word::is_default"
+    )]
+    #[schemars(schema_with = "word::schema::<UnknownKeys>")]
+    pub unknown_while_away: UnknownKeys,
     /// The path of the WebSockets: visible ASCII, starts with `/`, without `?` and `#`. `fallback`
     /// answers all other requests, as if this path did not exist.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -78,6 +110,28 @@ pub struct MasterConfig {
     #[serde(default, skip_serializing_if = "is_default")]
     #[schemars(extend("default" = "auto"))]
     pub congestion_control: CongestionControl,
+}
+
+/// What happens to key ids that a master does not know while its database does not answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum UnknownKeys {
+    /// They are refused, as at other times.
+    #[default]
+    Refuse,
+    /// They are admitted until the database answers.
+    Admit,
+}
+
+impl Word for UnknownKeys {
+    const ALL: &'static [Self] = &[UnknownKeys::Refuse, UnknownKeys::Admit];
+    const DEFAULT: Self = UnknownKeys::Refuse;
+
+    fn word(self) -> &'static str {
+        match self {
+            UnknownKeys::Refuse => "refuse",
+            UnknownKeys::Admit => "admit",
+        }
+    }
 }
 
 /// The default of `trusted_proxies`: proxies on the same machine.
@@ -267,12 +321,15 @@ pub struct MasterLimitsConfig {
 }
 
 impl MasterConfig {
-    /// Creates a configuration with defaults.
+    /// Creates a configuration with a master key and defaults.
     #[must_use]
     pub fn new(listen_at: HostPort, master_key: Secret) -> Self {
         Self {
             listen_at: listen_at.into(),
-            master_key,
+            master_key: Some(master_key),
+            store: None,
+            admission: word::default(),
+            unknown_while_away: word::default(),
             path: UpgradePath::default(),
             tls: None,
             healthz: false,
@@ -286,8 +343,9 @@ impl MasterConfig {
     }
 
     /// Checks the rules between fields.
-    pub(super) fn check(&self, checks: &mut RoleChecks<'_>) {
+    pub(super) fn check(&mut self, checks: &mut RoleChecks<'_>) {
         self.check_listeners(checks);
+        self.check_store(checks);
         if self.healthz && self.path.as_str() == "/healthz" {
             let invalid = InvalidValue::new(
                 "is \"/healthz\", where the health check answers",
@@ -307,6 +365,48 @@ impl MasterConfig {
                 "contains {network}: ANY peer can then claim another address in the logs and to the throttle"
             );
             checks.warn(FieldPath::root("trusted_proxies"), message);
+        }
+    }
+
+    /// Checks the fields that need a database, and completes the path of its file.
+    fn check_store(&mut self, checks: &mut RoleChecks<'_>) {
+        if let Some(store) = &mut self.store {
+            store.start_at(checks.folder());
+        }
+        // A value that cannot be read is a problem already.
+        let has_store = self.store.is_some() || checks.has_problem(&FieldPath::root("store"));
+        if has_store {
+            let is_open = self.admission == Admission::Open;
+            if is_open && self.unknown_while_away == UnknownKeys::Admit {
+                let message = "has no effect, because `admission` is \"open\": remove it";
+                checks.warn(FieldPath::root("unknown_while_away"), message);
+            }
+            return;
+        }
+        let master_key = FieldPath::root("master_key");
+        if self.master_key.is_none() && !checks.has_problem(&master_key) {
+            checks.missing(&master_key);
+        }
+        let needs_store = [
+            (
+                "admission",
+                self.admission.word(),
+                word::is_default(&self.admission),
+            ),
+            (
+                "unknown_while_away",
+                self.unknown_while_away.word(),
+                word::is_default(&self.unknown_while_away),
+            ),
+        ];
+        for (field, found, is_default) in needs_store {
+            if !is_default {
+                let invalid = InvalidValue::new(
+                    format!("is \"{found}\", which needs `store`"),
+                    "add the address of a database as `store`, or remove it",
+                );
+                checks.invalid(&FieldPath::root(field), invalid);
+            }
         }
     }
 

@@ -10,8 +10,8 @@
 //! rules between fields in its `check`.
 //!
 //! An error reports as many problems as possible at once, each with its position and remedy. This
-//! module knows the constants of the protocol, the names of the methods, the formats of the logs, and
-//! how a master is addressed and dialled. It knows nothing else of the layers.
+//! module knows the constants of the protocol, the names of the methods, the formats of the logs, how
+//! a master is addressed and dialled, and how a database is. It knows nothing else of the layers.
 
 mod address;
 mod admin;
@@ -33,6 +33,7 @@ mod read_error;
 mod reference;
 mod role;
 mod secret;
+mod store_address;
 mod syntax_hint;
 mod values;
 mod word;
@@ -50,12 +51,13 @@ pub use error::{
     ConfigError, ConfigProblem, Fault, FieldPath, InvalidValue, PathSegment, Position, Warning,
 };
 pub use link::{ConnectTimeout, LinkConfig, LinkTlsConfig, LinksConfig, ResumeTimeout};
-pub use master::{FallbackConfig, MasterConfig, MasterLimitsConfig, TlsFilesConfig};
+pub use master::{FallbackConfig, MasterConfig, MasterLimitsConfig, TlsFilesConfig, UnknownKeys};
 pub use port::{PortConfig, ProxyProtocol, Windows, WindowsConfig};
 pub use role::{
     ClientConfig, ClientLimitsConfig, HoldTimeout, MasterChoice, ServerConfig, ServerLimitsConfig,
 };
 pub use secret::{Secret, SecretError, SecretSources};
+pub use store_address::StoreAddress;
 
 pub use crate::{
     net::{

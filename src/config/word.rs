@@ -5,7 +5,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
 
 use super::error::{InvalidValue, nearest, nearest_or_all};
-use crate::{telemetry::LogFormat, text::without_password};
+use crate::{policy::Admission, telemetry::LogFormat, text::without_password};
 
 /// A value that a file names by a word.
 pub(super) trait Word: Copy + PartialEq + 'static {
@@ -87,6 +87,19 @@ impl Word for LogFormat {
         match self {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
+        }
+    }
+}
+
+impl Word for Admission {
+    const ALL: &'static [Self] = &[Admission::Open, Admission::Known, Admission::Owned];
+    const DEFAULT: Self = Admission::Open;
+
+    fn word(self) -> &'static str {
+        match self {
+            Admission::Open => "open",
+            Admission::Known => "known",
+            Admission::Owned => "owned",
         }
     }
 }

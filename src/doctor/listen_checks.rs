@@ -11,6 +11,7 @@ use tokio::{net::TcpListener, time::Instant};
 use super::{DoctorReport, DoctorStep, MasterSubject, RESPONSE_TIMEOUT, master_checks};
 use crate::{
     diagnosis::{Diagnosis, DiagnosisCode},
+    link::authenticate::LinkSecret,
     net::{
         dial::{DialParameters, Dialer, MasterAddress, MasterAddressError, ProxyChoice},
         tls::{self, TlsParameters},
@@ -129,7 +130,7 @@ fn listen_diagnosis(error: &io::Error) -> Diagnosis {
     Diagnosis::new(code, error.to_string(), "", remedy)
 }
 
-/// Joins the listener at the address as a server without registrations.
+/// Joins the listener at the address without registrations, as a server if possible.
 async fn join(master: &MasterSubject, address: SocketAddr) -> Result<(), Diagnosis> {
     let dialer = dialer(master, address).map_err(|error| {
         let code = DiagnosisCode::ConfigurationInvalid;
@@ -137,7 +138,12 @@ async fn join(master: &MasterSubject, address: SocketAddr) -> Result<(), Diagnos
     })?;
     let dialer = dialer.map_err(|error| error.diagnosis("change `tls`"))?;
     let mut socket = dialer.dial().await.map_err(|error| error.diagnosis())?;
-    let outcome = master_checks::join(&mut socket, Role::Server, &master.secret, 0).await;
+    // Without a master key, the doctor can only join as a client.
+    let role = match master.secret {
+        LinkSecret::Anonymous => Role::Client,
+        LinkSecret::MasterKey(_) | LinkSecret::Credential(_) => Role::Server,
+    };
+    let outcome = master_checks::join(&mut socket, role, &master.secret, 0).await;
     socket.close(Duration::from_secs(1)).await;
     outcome.map(drop).map_err(|error| error.diagnosis())
 }

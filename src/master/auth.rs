@@ -21,7 +21,8 @@ use report_proto::{
 
 /// Verifies the HELLO of each new link.
 pub(super) struct Authenticator {
-    server_key: LinkKey,
+    /// The key of servers with the master key. Without it, every server needs a credential.
+    server_key: Option<LinkKey>,
     client_key: LinkKey,
     credentials: Arc<dyn CredentialLookup>,
     timeout: Duration,
@@ -106,10 +107,10 @@ impl AuthError {
 }
 
 impl Authenticator {
-    /// Creates an authenticator with the master key, the credentials of accounts, and the timeout
-    /// for a HELLO.
+    /// Creates an authenticator with the master key, if it has one, the credentials of accounts, and
+    /// the timeout for a HELLO.
     pub(super) fn new(
-        server_key: LinkKey,
+        server_key: Option<LinkKey>,
         credentials: Arc<dyn CredentialLookup>,
         timeout: Duration,
     ) -> Self {
@@ -165,10 +166,11 @@ impl Authenticator {
         }
         let proven = match credential {
             Some(id) => self.verify_credential(hello, id),
-            None if hello.verify_proof(&self.server_key) => {
-                Some((Identity::MasterKey, role, self.server_key.clone()))
+            None => {
+                let key = self.server_key.as_ref();
+                let proven = key.filter(|key| hello.verify_proof(key));
+                proven.map(|key| (Identity::MasterKey, role, key.clone()))
             }
-            None => None,
         };
         let Some((identity, allowed, welcome_key)) = proven else {
             let throttled = self.throttle().record_failure(now, address);

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use serde::Serialize;
 use tokio::sync::broadcast;
 
-use crate::policy::{AccountId, CredentialId, Denied};
+use crate::policy::{AccountId, CredentialId, Denied, ThresholdAction};
 use report_proto::{frame::Role, id::Id};
 
 /// How many events a slow receiver may be behind before it misses some.
-const EVENTS_KEPT: usize = 1_024;
+const EVENTS_KEPT: usize = 4_096;
 
 /// An event, with its time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -54,6 +54,14 @@ pub enum EventKind {
     LinkEnded {
         /// The peer.
         peer: EventPeer,
+        /// The reason.
+        reason: String,
+    },
+    /// A peer has not proven what it claims.
+    LinkRefused {
+        /// The address of the peer.
+        #[cfg_attr(feature = "store", schema(value_type = String))]
+        address: IpAddr,
         /// The reason.
         reason: String,
     },
@@ -121,6 +129,17 @@ pub enum EventKind {
         keys: Vec<Id>,
         /// Whether the policy of the relay has changed.
         relay: bool,
+    },
+    /// A part of a quota is used up.
+    QuotaReached {
+        /// The relay, the account or the key.
+        subject: String,
+        /// The period of the quota.
+        period: String,
+        /// The percentage of the threshold.
+        percent: u16,
+        /// The action of the threshold.
+        action: ThresholdAction,
     },
     /// The database does not answer, or has an invalid record.
     StoreDegraded {

@@ -1,19 +1,10 @@
 //! The identity at the far end of a link, and the lookup of its credential. Knows keys and ids, but
-//! no links and no policies.
+//! no links and no decisions.
 
 use std::fmt;
 
+use crate::policy::{AccountId, CredentialId, LinkIdentity};
 use report_proto::{crypto::CredentialVerifier, frame::Role, id::Id};
-
-/// The number of an account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AccountId(pub i64);
-
-impl fmt::Display for AccountId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(formatter)
-    }
-}
 
 /// The identity that a role has proven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,12 +38,23 @@ impl Identity {
         }
     }
 
-    /// Returns the account of the credential.
+    /// Returns the account of the link. A client without a credential has none.
     #[must_use]
     pub fn account(self) -> Option<AccountId> {
         match self {
+            Identity::MasterKey => Some(AccountId::MASTER),
             Identity::Credential { account, .. } => Some(account),
-            Identity::MasterKey | Identity::Anonymous => None,
+            Identity::Anonymous => None,
+        }
+    }
+}
+
+impl From<Identity> for LinkIdentity {
+    fn from(identity: Identity) -> Self {
+        match identity {
+            Identity::MasterKey => LinkIdentity::MasterKey,
+            Identity::Credential { id, .. } => LinkIdentity::Credential(CredentialId(id)),
+            Identity::Anonymous => LinkIdentity::Anonymous,
         }
     }
 }
@@ -75,14 +77,4 @@ pub struct KnownCredential {
 pub trait CredentialLookup: fmt::Debug + Send + Sync {
     /// Returns the credential with this id.
     fn find(&self, id: Id) -> Option<KnownCredential>;
-}
-
-/// The lookup of a master without credentials.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoCredentials;
-
-impl CredentialLookup for NoCredentials {
-    fn find(&self, _: Id) -> Option<KnownCredential> {
-        None
-    }
 }

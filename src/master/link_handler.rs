@@ -5,9 +5,16 @@ use std::sync::Arc;
 
 use tracing::{debug, info};
 
-use super::router::{LinkRef, Router};
+use super::{
+    events::{EventKind, EventPeer},
+    policies::{DeniedRequest, answer},
+    router::{LinkRef, Router},
+};
 use crate::link::Handler;
-use report_proto::frame::{Code, Frame, Notice, Ports, Registered, Role};
+use report_proto::{
+    frame::{Code, Frame, Notice, Ports, Role},
+    id::Id,
+};
 
 /// Handles the frames that a role may send to its master.
 pub(super) struct LinkHandler {
@@ -20,19 +27,11 @@ impl Handler for LinkHandler {
     fn on_frame(&mut self, frame: Frame) -> Result<(), Notice> {
         match (self.role, frame) {
             (Role::Server, Frame::Register(Ports { ports })) => {
-                let accepted = self.router.register(&self.link, &ports);
-                info!(
-                    requested = ports.len(),
-                    accepted = accepted.len(),
-                    "registered"
-                );
-                for frame in Registered::new(accepted).into_frames() {
-                    self.link.outbox.control(&frame);
-                }
+                self.register(&ports);
                 Ok(())
             }
             (Role::Server, Frame::Unregister(Ports { ports })) => {
-                self.router.registry().unregister(self.link.number, &ports);
+                self.router.unregister(&self.link, &ports);
                 info!(ports = ports.len(), "unregistered");
                 Ok(())
             }
@@ -53,5 +52,32 @@ impl Handler for LinkHandler {
                 format!("{} from a {role}", other.name()),
             )),
         }
+    }
+}
+
+impl LinkHandler {
+    /// Registers key ids, and answers with those that are registered and those that are refused.
+    fn register(&self, ports: &[Id]) {
+        let (accepted, refused) = self.router.register(&self.link, ports);
+        info!(
+            requested = ports.len(),
+            accepted = accepted.len(),
+            refused = (!refused.is_empty()).then_some(refused.len()),
+            "registered"
+        );
+        let peer = &self.link.peer;
+        for (key, denied) in &refused {
+            self.router
+                .report_denied(peer, DeniedRequest::Register(*key), *denied);
+        }
+        let policies = &self.router.policies;
+        if !accepted.is_empty() {
+            let at = policies.clock().seconds();
+            policies.events.send(at, || EventKind::Registered {
+                peer: EventPeer::of(peer),
+                keys: accepted.clone(),
+            });
+        }
+        answer(&self.link, accepted, &refused);
     }
 }

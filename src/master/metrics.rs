@@ -4,7 +4,10 @@
 use std::{fmt, sync::Arc};
 
 use super::{link_totals::LinkTotals, shared::MasterShared};
-use crate::metrics::{Labels, MetricFamilies, ObservedRole, Sample};
+use crate::{
+    metrics::{Degradation, Labels, MetricFamilies, ObservedRole, Sample},
+    policy::LimitSubject,
+};
 use report_proto::frame::Role;
 
 /// The master as its admin address reports it.
@@ -85,6 +88,15 @@ impl ObservedRole for MasterObserver {
         }
     }
 
+    fn degraded(&self) -> Vec<Degradation> {
+        let problem = self.0.router.policies.problem();
+        let degradation = problem.map(|problem| Degradation {
+            what: problem.cause,
+            since: problem.since,
+        });
+        degradation.into_iter().collect()
+    }
+
     fn describe(&self, families: &mut MetricFamilies<'_>) -> fmt::Result {
         let totals = RegistryTotals::read(&self.0);
         describe_links(families, &self.0, &totals.roles)?;
@@ -98,10 +110,38 @@ impl ObservedRole for MasterObserver {
             "Attach requests of clients without an answer from a server.",
             [Sample::of(totals.attach_requests)],
         )?;
+        describe_policies(families, &self.0)?;
+        #[cfg(feature = "store")]
+        if let Some(records) = &self.0.records {
+            records.usage.describe(families)?;
+            families.counter(
+                "report_dropped_audit_events",
+                "Events that are not in the audit log, because too many waited for the database.",
+                [Sample::of(records.audit.dropped())],
+            )?;
+        }
         let (used, limit) = (self.0.router.used_bytes(), self.0.limits.memory_bytes);
         families.queue_memory(used as u64, limit as u64)?;
         families.refusals(&self.0.router.refusals)
     }
+}
+
+/// Writes the families of the database and of tunnels.
+fn describe_policies(families: &mut MetricFamilies<'_>, shared: &MasterShared) -> fmt::Result {
+    let policies = &shared.router.policies;
+    let is_up = !policies.problem().is_some_and(|problem| problem.is_away);
+    families.gauge_of_counts(
+        "report_store_up",
+        "Whether the database of the master answers: 1 or 0. Without a database there is no value.",
+        policies.has_store().then(|| Sample::of(usize::from(is_up))),
+    )?;
+    families.gauge_of_counts(
+        "report_client_tunnels",
+        "Tunnels that the master relays: each is one client process and one key id.",
+        [Sample::of(
+            shared.router.live.tunnels_of(LimitSubject::Relay) as usize,
+        )],
+    )
 }
 
 /// Writes the families of links, their channels and their bytes.

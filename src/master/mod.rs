@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!  accept ──► TLS ──► front (upgrade) ──► auth ──► serve_link ──► router (channel pairs) ──► serve_link …
-//!  limits       deadlines for each         throttle    registry       channel_queue, memory
+//!  limits       deadlines for each         throttle    registry       channel_queue, memory, rates
+//!                                          policies    policies       policies
 //!  └─────────────── handshakes ──────────────────┘
 //! ```
 //!
@@ -12,11 +13,16 @@
 
 mod accept;
 mod account;
+mod administered;
+mod administrator;
 mod admission;
 mod attach_queue;
+#[cfg(feature = "store")]
+mod audit;
 mod auth;
 mod channel_queue;
 mod drain;
+mod events;
 mod front;
 mod handshakes;
 mod identity;
@@ -26,6 +32,7 @@ mod link_totals;
 mod memory;
 mod metrics;
 mod parameters;
+mod policies;
 mod rates;
 mod registry;
 mod router;
@@ -33,6 +40,8 @@ mod serve_link;
 mod shared;
 mod shares;
 mod threads;
+#[cfg(feature = "store")]
+mod usage;
 
 #[cfg(test)]
 mod tests;
@@ -49,8 +58,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{field::display, info};
 
 use self::{
-    admission::Admission, auth::Authenticator, front::Front, handshakes::Handshakes,
-    metrics::MasterObserver, router::Router, shared::MasterShared, threads::Threads,
+    administrator::Administrator, admission::Admission, auth::Authenticator, front::Front,
+    handshakes::Handshakes, metrics::MasterObserver, router::Router, shared::MasterShared,
+    threads::Threads,
 };
 use crate::{
     metrics::ObservedRole,
@@ -58,6 +68,8 @@ use crate::{
     throttle::LogLimit,
 };
 
+#[cfg(feature = "store")]
+use self::shared::StoreRecords;
 #[cfg(test)]
 pub(crate) use self::{
     accept::REFUSAL_TIMEOUT,
@@ -66,10 +78,15 @@ pub(crate) use self::{
     limits::{MAX_REFUSALS, REFUSAL_DIVISOR},
 };
 pub use self::{
+    administered::{
+        AdministeredMaster, Block, LimitsInForce, LiveLink, LiveTunnel, MasterStatus, StoreProblem,
+    },
+    events::{EventKind, EventPeer, MasterEvent},
     front::{Fallback, HEALTH_PATH, MIN_HEADER_BYTES, TrustedProxies},
-    identity::{AccountId, CredentialLookup, Identity, KnownCredential, NoCredentials},
+    identity::{CredentialLookup, Identity, KnownCredential},
     limits::MasterLimits,
     parameters::{MasterError, MasterParameters, MasterTiming, MasterTlsFiles},
+    policies::{Clock, MasterPolicies, QuotaState, SystemClock},
 };
 
 /// A master with bound listeners. It accepts connections in [`Master::run`].
@@ -89,7 +106,7 @@ impl Master {
             listen_at,
             path,
             link_key,
-            credentials,
+            policies,
             tls,
             healthz,
             fallback,
@@ -114,7 +131,12 @@ impl Master {
             header_timeout: timing.header,
             connection_timeout: timing.connection,
         };
-        let router = Router::new(&limits);
+        let router = Router::new(&limits, Arc::clone(&policies));
+        #[cfg(feature = "store")]
+        let records = {
+            let name = listen_at.first().map(SocketAddr::to_string);
+            StoreRecords::new(&router, &name.unwrap_or_default())
+        };
         let shared = Arc::new(MasterShared {
             front,
             proxy_protocol,
@@ -122,12 +144,14 @@ impl Master {
             tls,
             tls_timeout: timing.tls,
             keep_alive: timing.keep_alive,
-            authenticator: Authenticator::new(link_key, credentials, timing.authentication),
+            authenticator: Authenticator::new(link_key, policies, timing.authentication),
             log_limit: LogLimit::new(),
             admission: Admission::new(&limits, Arc::clone(&router.refusals)),
             handshakes: Handshakes::for_threads(threads),
             refusals: Arc::new(Semaphore::new(limits.refusals())),
             router,
+            #[cfg(feature = "store")]
+            records,
             limits,
             next_link: AtomicU64::new(1),
             threads: Threads::start(threads).map_err(MasterError::Threads)?,
@@ -163,6 +187,12 @@ impl Master {
         Arc::new(MasterObserver(Arc::clone(&self.shared)))
     }
 
+    /// Returns the master as its operator administers it.
+    #[must_use]
+    pub fn administered(&self) -> Arc<dyn AdministeredMaster> {
+        Arc::new(Administrator(Arc::clone(&self.shared)))
+    }
+
     /// Relays until `cancel` is cancelled, then drains. A drain closes the listeners, sends GOAWAY
     /// to every link within half of `grace`, and waits for at most `grace`. Then it ends the
     /// remaining links with ERROR `shutdown`. The function returns when every task has ended.
@@ -185,12 +215,27 @@ impl Master {
         maintenance.spawn(async move { router.run_maintenance().await });
         let rates = Arc::clone(&shared.router.rates);
         maintenance.spawn(async move { rates.run().await });
+        let router = Arc::clone(&shared.router);
+        maintenance.spawn(async move { router.run_enforcement().await });
+        #[cfg(feature = "store")]
+        {
+            let router = Arc::clone(&shared.router);
+            maintenance.spawn(async move { router.follow_store().await });
+        }
+        let (mut writers, ended) = (JoinSet::<()>::new(), CancellationToken::new());
+        #[cfg(feature = "store")]
+        if let Some(records) = &shared.records {
+            let events = shared.router.policies.events.subscribe();
+            records.spawn(events, &ended, &mut writers);
+        }
         cancel.cancelled().await;
         shared.draining.cancel();
         // Close the listeners before GOAWAY: another master may bind the addresses now, and roles
         // that reconnect at once reach it.
         while acceptors.join_next().await.is_some() {}
         drain::drain(&shared, grace).await;
+        ended.cancel();
+        while writers.join_next().await.is_some() {}
     }
 }
 

@@ -6,8 +6,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     front::{Fallback, TrustedProxies},
-    identity::{CredentialLookup, NoCredentials},
     limits::MasterLimits,
+    policies::{MasterPolicies, SystemClock},
 };
 use crate::{
     config::{MasterConfig, TlsFilesConfig},
@@ -26,10 +26,11 @@ pub struct MasterParameters {
     pub listen_at: Vec<SocketAddr>,
     /// The one path that upgrades to a WebSocket. Begins with `/`.
     pub path: String,
-    /// The key that servers prove, derived from the master key.
-    pub link_key: LinkKey,
-    /// Finds the credentials of accounts, with which servers and clients authenticate instead.
-    pub credentials: Arc<dyn CredentialLookup>,
+    /// The key that servers prove, derived from the master key. Without it, every server needs a
+    /// credential.
+    pub link_key: Option<LinkKey>,
+    /// The policies: accounts with their credentials, keys and limits.
+    pub policies: Arc<MasterPolicies>,
     /// The TLS files, if the master terminates TLS.
     pub tls: Option<MasterTlsFiles>,
     /// Whether [`HEALTH_PATH`](super::HEALTH_PATH) answers.
@@ -57,7 +58,7 @@ impl MasterParameters {
     pub fn new(
         config: &MasterConfig,
         listen_at: Vec<SocketAddr>,
-        link_key: LinkKey,
+        link_key: Option<LinkKey>,
         threads: NonZeroUsize,
     ) -> Self {
         let trusted_proxies = config.trusted_proxies.iter().map(|network| network.0);
@@ -67,7 +68,11 @@ impl MasterParameters {
             listen_at,
             path: config.path.to_string(),
             link_key,
-            credentials: Arc::new(NoCredentials),
+            policies: MasterPolicies::new(
+                config.admission,
+                config.unknown_while_away,
+                Arc::new(SystemClock),
+            ),
             tls: config.tls.as_ref().map(MasterTlsFiles::new),
             healthz: config.healthz,
             fallback: Fallback::new(&config.fallback),

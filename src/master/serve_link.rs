@@ -12,12 +12,13 @@ use tracing::{Span, debug, field::display, info, warn};
 use super::{
     admission::{AdmissionError, ConnectionPermit},
     auth::AuthError,
+    events::{EventKind, EventPeer},
     handshakes::HandshakePermit,
-    identity::Identity,
     limits::{LinkNumber, RETRY_AFTER},
     link_handler::LinkHandler,
+    policies::{DeniedRequest, denied_notice},
     registry::{AuthenticatedLink, Superseded},
-    router::{LinkRef, Router, now},
+    router::{LinkPeer, LinkRef, Router, now},
     shared::{MasterShared, shutdown_notice},
 };
 use crate::{
@@ -26,7 +27,6 @@ use crate::{
         authenticate::{self, Hello},
     },
     net::websocket::MessageSocket,
-    throttle::party,
 };
 use report_proto::{
     crypto::LinkKey,
@@ -68,7 +68,7 @@ pub(super) async fn serve_link(
     else {
         return;
     };
-    let is_logged = log_up(&shared, &hello, link.identity);
+    let is_logged = log_up(&shared, &hello, &link);
     let (role, keep_alive) = (
         hello.claims.role,
         shared
@@ -86,6 +86,7 @@ pub(super) async fn serve_link(
     // Boxed separately for the same reason. Links end through their outboxes, which tell the peer the reason.
     let ended = Box::pin(session.run(&mut handler, std::future::pending())).await;
     drop(registration);
+    report_ended(&shared, &link, || ended.reason.to_string());
     if is_logged || link.is_proven() {
         info!(
             why = %ended.reason,
@@ -119,29 +120,23 @@ async fn establish(
         Ok(proven) => (proven.hello, proven.identity, proven.welcome_key),
         Err(refused) => {
             shared.router.refusals.count("link", refused.reason());
-            refuse(shared, socket, &refused).await;
+            refuse(shared, socket, visitor, &refused).await;
             return None;
         }
     };
-    let role = hello.claims.role;
-    Span::current().record("role", display(role));
-    let link = shared
-        .router
-        .new_link(number, party(visitor), hello.claims.instance, identity);
-    let place = permit.become_link(role, &link.outbox);
-    if let Err(error) = place.map(|place| link.set_place(place)) {
-        shared.router.refusals.count("link", error.reason());
-        log_over_limit(shared, &error);
-        authenticate::refuse(socket, &over_limit(&error)).await;
-        return None;
-    }
-    let registration = match Registration::enter(&shared.router, &link, &hello) {
-        Ok(registration) => registration,
-        Err(superseded) => {
-            shared.router.refusals.count("link", "superseded");
-            log_superseded(shared, &hello.claims, superseded);
-            let reason = superseded.to_string();
-            authenticate::refuse(socket, &Notice::new(Code::Superseded, reason)).await;
+    let peer = LinkPeer {
+        number,
+        role: hello.claims.role,
+        identity,
+        instance: hello.claims.instance,
+        slot: hello.claims.slot,
+        visitor,
+    };
+    Span::current().record("role", display(peer.role));
+    let (link, registration) = match enter(shared, peer, &hello, permit) {
+        Ok(entered) => entered,
+        Err(notice) => {
+            authenticate::refuse(socket, &notice).await;
             return None;
         }
     };
@@ -158,6 +153,55 @@ async fn establish(
         link,
         registration,
     })
+}
+
+/// Admits and registers a link.
+///
+/// # Errors
+/// The notice for the peer.
+fn enter(
+    shared: &MasterShared,
+    peer: LinkPeer,
+    hello: &Hello,
+    permit: &ConnectionPermit,
+) -> Result<(Arc<LinkRef>, Registration), Notice> {
+    let router = &shared.router;
+    let link = admit(shared, peer, permit)?;
+    let registration = Registration::enter(router, &link, hello).map_err(|superseded| {
+        router.refusals.count("link", "superseded");
+        log_superseded(shared, &hello.claims, superseded);
+        Notice::new(Code::Superseded, superseded.to_string())
+    })?;
+    // A policy may have changed after the decision and before the link was entered.
+    if let Err(denied) = router.policies.admit_link(&peer) {
+        router.end_denied(&link, denied);
+    }
+    Ok((link, registration))
+}
+
+/// Decides whether the policies admit a link and whether there is a place for it.
+///
+/// # Errors
+/// The notice for the peer.
+fn admit(
+    shared: &MasterShared,
+    peer: LinkPeer,
+    permit: &ConnectionPermit,
+) -> Result<Arc<LinkRef>, Notice> {
+    let router = &shared.router;
+    let entry = router.policies.admit_link(&peer).map_err(|denied| {
+        router.report_denied(&peer, DeniedRequest::Link, denied);
+        denied_notice(denied)
+    })?;
+    let link = router.new_link(peer);
+    link.set_slot_entry(entry);
+    let place = permit.become_link(peer.role, &link.outbox);
+    place.map(|place| link.set_place(place)).map_err(|error| {
+        router.refusals.count("link", error.reason());
+        log_over_limit(shared, &error);
+        over_limit(&error)
+    })?;
+    Ok(link)
 }
 
 /// Returns the notice for a client for which there is no place. The master learns only from HELLO that
@@ -184,12 +228,19 @@ fn log_superseded(shared: &MasterShared, claims: &Claims, superseded: Superseded
         .log(|left_out| info!(%instance, %slot, epoch, left_out, "link refused: {superseded}"));
 }
 
-/// Logs that a link is up. Returns whether the limit admitted the line.
-fn log_up(shared: &MasterShared, hello: &Hello, identity: Identity) -> bool {
+/// Logs and reports that a link is up. Returns whether the limit admitted the line.
+fn log_up(shared: &MasterShared, hello: &Hello, link: &LinkRef) -> bool {
+    let (policies, identity) = (&shared.router.policies, link.peer.identity);
+    policies.events.send(link.since, || EventKind::LinkUp {
+        peer: EventPeer::of(&link.peer),
+    });
     let log_up = |left_out: Option<u64>| {
         let (claims, agent) = (&hello.claims, agent(hello));
         let credential = identity.credential().map(display);
-        let account = identity.account().map(display);
+        // The account of the master key is the same for all its links.
+        let account = credential
+            .as_ref()
+            .and_then(|_| policies.account_name(identity));
         info!(instance = %claims.instance, slot = %claims.slot, epoch = claims.epoch, moves = claims.moves, credential, account, %agent, left_out, "link up");
     };
     // The log limit does not apply to roles that have proven a secret.
@@ -199,6 +250,16 @@ fn log_up(shared: &MasterShared, hello: &Hello, identity: Identity) -> bool {
     } else {
         shared.log_limit.log(log_up)
     }
+}
+
+/// Reports that a link has ended.
+fn report_ended(shared: &MasterShared, link: &LinkRef, reason: impl FnOnce() -> String) {
+    let policies = &shared.router.policies;
+    let at = policies.clock().seconds();
+    policies.events.send(at, || EventKind::LinkEnded {
+        peer: EventPeer::of(&link.peer),
+        reason: reason(),
+    });
 }
 
 async fn welcome(
@@ -239,7 +300,29 @@ fn retry_within_ms(links: usize) -> u32 {
     u32::try_from(range.as_millis()).unwrap_or(u32::MAX)
 }
 
-async fn refuse(shared: &MasterShared, socket: MessageSocket, refused: &AuthError) {
+async fn refuse(
+    shared: &MasterShared,
+    socket: MessageSocket,
+    visitor: IpAddr,
+    refused: &AuthError,
+) {
+    // Events are as many as log lines, so that strangers cannot fill the audit log.
+    if log_refused(shared, refused) {
+        let policies = &shared.router.policies;
+        let at = policies.clock().seconds();
+        policies.events.send(at, || EventKind::LinkRefused {
+            address: visitor,
+            reason: refused.to_string(),
+        });
+    }
+    match refused.notice() {
+        Some(notice) => authenticate::refuse(socket, &notice).await,
+        None => socket.close(Duration::ZERO).await,
+    }
+}
+
+/// Logs a refusal. Returns whether the limit admitted the line.
+fn log_refused(shared: &MasterShared, refused: &AuthError) -> bool {
     match refused {
         AuthError::Unauthorized { throttled } => {
             let advice = if *throttled {
@@ -249,7 +332,7 @@ async fn refuse(shared: &MasterShared, socket: MessageSocket, refused: &AuthErro
             };
             shared
                 .log_limit
-                .log(|left_out| warn!(left_out, "link refused: {refused} ({advice})"));
+                .log(|left_out| warn!(left_out, "link refused: {refused} ({advice})"))
         }
         AuthError::CredentialRefused { claimed, throttled } => {
             let advice = if *throttled {
@@ -259,21 +342,16 @@ async fn refuse(shared: &MasterShared, socket: MessageSocket, refused: &AuthErro
             };
             shared.log_limit.log(|left_out| {
                 warn!(credential = %claimed, left_out, "link refused: {refused} ({advice})");
-            });
+            })
         }
-        AuthError::WrongRole { credential, .. } => {
-            shared
-                .log_limit
-                .log(|left_out| warn!(%credential, left_out, "link refused: {refused}"));
-        }
+        AuthError::WrongRole { credential, .. } => shared
+            .log_limit
+            .log(|left_out| warn!(%credential, left_out, "link refused: {refused}")),
         // Scanners cause these errors by the thousand.
         AuthError::NoHello(_) | AuthError::Throttled | AuthError::InvalidProof => {
-            debug!("link refused: {refused}")
+            debug!("link refused: {refused}");
+            false
         }
-    }
-    match refused.notice() {
-        Some(notice) => authenticate::refuse(socket, &notice).await,
-        None => socket.close(Duration::ZERO).await,
     }
 }
 
@@ -309,16 +387,17 @@ impl Registration {
             link: link.number,
             party: link.party(),
             role: claims.role,
+            account: link.peer.identity.account(),
             instance: claims.instance,
             slot: claims.slot,
             epoch: claims.epoch,
             moves: claims.moves,
             handle: Arc::clone(link),
         })?;
-        drop(registry);
+        router.recheck_refused(registry);
         for old in ended {
             // An anonymous client needs no secret to cause this, so it must not fill the log.
-            if link.identity.is_proven() {
+            if link.peer.identity.is_proven() {
                 info!(
                     old = old.number,
                     "takes over from an older link of its instance and slot"
@@ -348,7 +427,7 @@ impl Drop for Registration {
         // Under the lock, as a scrape reads both: no byte is counted twice or not at all.
         self.router.ended_links.add(self.role, &self.link);
         let (removed, dispatch) = registry.remove_link(self.link.number, now());
-        drop(registry);
+        self.router.recheck_refused(registry);
         drop(removed);
         self.router.dispatch(dispatch);
     }

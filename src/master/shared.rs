@@ -7,6 +7,8 @@ use std::{
 };
 
 use tokio::sync::Semaphore;
+#[cfg(feature = "store")]
+use tokio::{sync::broadcast::Receiver, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -19,6 +21,8 @@ use super::{
     router::Router,
     threads::Threads,
 };
+#[cfg(feature = "store")]
+use super::{audit::AuditWriter, events::MasterEvent, usage::Usage};
 use crate::{
     link::KeepAliveTiming, net::congestion_control::LinkCongestionControl, throttle::LogLimit,
 };
@@ -42,6 +46,9 @@ pub(super) struct MasterShared {
     /// The room for connections that get an answer although there is no place for them.
     pub(super) refusals: Arc<Semaphore>,
     pub(super) router: Arc<Router>,
+    /// The usage and the audit log of a master with a database.
+    #[cfg(feature = "store")]
+    pub(super) records: Option<StoreRecords>,
     pub(super) next_link: AtomicU64,
     pub(super) threads: Threads,
     pub(super) tasks: TaskTracker,
@@ -49,6 +56,40 @@ pub(super) struct MasterShared {
     pub(super) draining: CancellationToken,
     /// Cancelled at the end of a drain: aborts all remaining tasks.
     pub(super) aborting: CancellationToken,
+}
+
+/// What a master writes into its database.
+#[cfg(feature = "store")]
+pub(super) struct StoreRecords {
+    pub(super) usage: Arc<Usage>,
+    pub(super) audit: Arc<AuditWriter>,
+}
+
+#[cfg(feature = "store")]
+impl StoreRecords {
+    /// Creates the records of a master that starts now, if its policies follow a database. `name`
+    /// is for people.
+    pub(super) fn new(router: &Arc<Router>, name: &str) -> Option<Self> {
+        let policies = &router.policies;
+        let store = policies.store()?;
+        Some(StoreRecords {
+            usage: Usage::new(Arc::clone(store), Arc::clone(router), name),
+            audit: AuditWriter::new(Arc::clone(store), Arc::clone(policies.clock())),
+        })
+    }
+
+    /// Starts the tasks that write until `ended` is cancelled.
+    pub(super) fn spawn(
+        &self,
+        events: Receiver<MasterEvent>,
+        ended: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) {
+        let (usage, token) = (Arc::clone(&self.usage), ended.clone());
+        tasks.spawn(async move { usage.run(token).await });
+        let (audit, token) = (Arc::clone(&self.audit), ended.clone());
+        tasks.spawn(async move { audit.run(events, token).await });
+    }
 }
 
 impl MasterShared {

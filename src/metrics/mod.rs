@@ -39,11 +39,25 @@ pub trait ObservedRole: Send + Sync + 'static {
     /// that is ready.
     fn missing(&self) -> Vec<String>;
 
+    /// Returns what works less well than it should, although the role is ready.
+    fn degraded(&self) -> Vec<Degradation> {
+        Vec::new()
+    }
+
     /// Writes the metrics of the role, except those that all roles share.
     ///
     /// # Errors
     /// When the encoder fails.
     fn describe(&self, families: &mut MetricFamilies<'_>) -> fmt::Result;
+}
+
+/// Something that works less well than it should.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Degradation {
+    /// What it is, in words.
+    pub what: String,
+    /// The time at which it began, in Unix seconds.
+    pub since: i64,
 }
 
 /// The metrics of a role as text.

@@ -379,5 +379,8 @@ fn check_note(note: &str, problems: &mut Problems) {
     if note.len() > MAX_NOTE {
         let found = format!("{} bytes long", note.len());
         problems.add("note", found, format!("write at most {MAX_NOTE} bytes"));
+    } else if note.contains('\0') {
+        // PostgreSQL takes none.
+        problems.add("note", "", "write a text without the character NUL");
     }
 }

@@ -133,6 +133,16 @@ impl PolicyTable {
         self.accounts.get(&id)
     }
 
+    /// Returns all accounts, without their notes.
+    pub fn accounts(&self) -> impl Iterator<Item = &Account> {
+        self.accounts.values()
+    }
+
+    /// Returns all keys.
+    pub fn keys(&self) -> impl Iterator<Item = (Id, &KeyPolicy)> {
+        self.keys.iter().map(|(id, key)| (*id, key))
+    }
+
     /// Returns a credential with its verifier.
     #[must_use]
     pub fn credential(&self, id: CredentialId) -> Option<&CredentialRecord> {

@@ -85,6 +85,7 @@ impl<'a> Change<'a> {
     }
 
     /// Returns the transaction, for further rows that belong to the change.
+    #[allow(dead_code, reason = "for operations that write rows of their own")]
     pub(crate) fn transaction(&mut self) -> &mut WriteTransaction<'a> {
         &mut self.transaction
     }

@@ -40,8 +40,10 @@ impl Admins {
     /// The fields of the roles, with these of the client in addition.
     fn fields(&self, client: Value) -> Fields {
         let admin = |listen_at: String| json!({"admin": {"listen_at": listen_at}});
+        // With a database the master has all of its metrics.
+        let store = json!({"store": "sqlite:keys.db"});
         Fields {
-            master: admin(self.master.to_string()),
+            master: with(admin(self.master.to_string()), store),
             server: admin(format!("unix:{}", self.server.display())),
             client: with(admin(self.client.to_string()), client),
         }

@@ -2,12 +2,16 @@
 
 mod admin;
 #[cfg(feature = "store")]
+mod admin_api;
+#[cfg(feature = "store")]
 mod administration;
 mod bad_configuration;
 mod bad_peers;
 mod bench;
 mod black_hole;
 mod connection_failures;
+#[cfg(feature = "store")]
+mod deploy;
 mod descriptors;
 mod doctor;
 mod ends;
@@ -33,5 +37,7 @@ mod store_daemons;
 mod support;
 mod survival;
 mod traffic;
+#[cfg(feature = "store")]
+mod usage;
 mod vanished_host;
 mod web_server;

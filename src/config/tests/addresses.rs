@@ -117,13 +117,18 @@ fn an_admin_address_that_others_can_reach_needs_a_master_with_tls() {
     let tls = r#"{"cert": "/etc/cert.pem", "key": "/etc/key.pem"}"#;
     for address in ["0.0.0.0:9300", "[::]:9300", "192.0.2.1:9300"] {
         let plain = format!(r#""admin": {{"listen_at": "{address}"}}"#);
-        let message = format!("admin.tls is missing, and other machines can reach {address}");
         assert_contains(
             &error_line(&master(&plain)),
+            &["admin.listen_at is", address, "only a master with `store`"],
+        );
+        let store = r#""store": "sqlite:/keys.db""#;
+        let message = format!("admin.tls is missing, and other machines can reach {address}");
+        assert_contains(
+            &error_line(&master(&format!("{store}, {plain}"))),
             &[&message, "\"cert\": \"PATH\""],
         );
         let sealed = format!(r#""admin": {{"listen_at": "{address}", "tls": {tls}}}"#);
-        let loaded = read(&master(&sealed)).expect(address);
+        let loaded = read(&master(&format!("{store}, {sealed}"))).expect(address);
         let admin = loaded.config.common.admin.as_ref().expect("an address");
         assert_eq!(admin.listen_at.to_string(), address);
         let written = serde_json::to_string(&loaded.config).expect("serializes");

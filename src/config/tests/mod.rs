@@ -7,6 +7,7 @@ mod field_names;
 mod files;
 mod problems;
 mod secrets;
+mod stores;
 mod values;
 
 use std::{ffi::OsString, path::Path};

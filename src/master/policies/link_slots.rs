@@ -103,13 +103,6 @@ impl SlotTable {
     }
 }
 
-impl LinkSlotEntry {
-    /// Returns the slot.
-    pub(in crate::master) fn slot(&self) -> &AccountSlot {
-        &self.slot
-    }
-}
-
 impl Drop for LinkSlotEntry {
     fn drop(&mut self) {
         let mut table = self.slots.table();
@@ -130,5 +123,58 @@ impl Drop for LinkSlotEntry {
                 count.remove();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(account: i64, instance: u8) -> AccountSlot {
+        AccountSlot {
+            account: Some(AccountId(account)),
+            role: Role::Server,
+            instance: Id([instance; 16]),
+            slot: Slot::FIRST,
+        }
+    }
+
+    /// Enters a link, and returns the numbers of the others.
+    fn enter(slots: &Arc<LinkSlots>, slot: AccountSlot) -> (LinkSlotEntry, [u32; 2]) {
+        let mut others = [0; 2];
+        let entry = slots.enter(slot, |account, relay| {
+            others = [account, relay];
+            Ok(())
+        });
+        (entry.expect("admitted"), others)
+    }
+
+    #[test]
+    fn links_of_a_slot_count_once_and_not_for_themselves() {
+        let slots = LinkSlots::new();
+        let (first, others) = enter(&slots, slot(2, 1));
+        assert_eq!(others, [0, 0]);
+        let (newer, others) = enter(&slots, slot(2, 1));
+        assert_eq!(others, [0, 0], "it takes over");
+        let (other, others) = enter(&slots, slot(2, 2));
+        assert_eq!(others, [1, 1]);
+        let (foreign, others) = enter(&slots, slot(3, 1));
+        assert_eq!(others, [0, 2]);
+        assert_eq!((slots.of_account(AccountId(2)), slots.total()), (2, 3));
+        drop(first);
+        assert_eq!(slots.of_account(AccountId(2)), 2);
+        drop((newer, other));
+        assert_eq!((slots.of_account(AccountId(2)), slots.total()), (0, 1));
+        assert_eq!(slots.accounts(), [AccountId(3)]);
+        drop(foreign);
+        assert_eq!(slots.total(), 0);
+    }
+
+    #[test]
+    fn denied_link_leaves_nothing() {
+        let slots = LinkSlots::new();
+        let denied = slots.enter(slot(2, 1), |_, _| Err(Denied::AccountLinks));
+        assert_eq!(denied.err(), Some(Denied::AccountLinks));
+        assert_eq!((slots.total(), slots.accounts()), (0, vec![]));
     }
 }

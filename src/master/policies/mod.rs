@@ -17,6 +17,8 @@
 //! reading by one decision at a time, and for writing by a change that holds no other lock.
 
 mod blocks;
+#[cfg(any(test, feature = "store"))]
+mod changes;
 mod clock;
 mod decisions;
 mod enforce;
@@ -25,37 +27,40 @@ mod live_keys;
 mod rate_limits;
 #[cfg(feature = "store")]
 mod sync;
-#[cfg(test)]
-mod tests;
 
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use tokio::sync::Notify;
 
 pub use self::clock::{Clock, SystemClock};
+use self::{blocks::Blocks, link_slots::LinkSlots};
 pub(super) use self::{
-    decisions::{AttachRequest, Registrant},
+    decisions::{DeniedRequest, denied_notice},
+    enforce::answer,
     link_slots::LinkSlotEntry,
     live_keys::{LiveEntry, LiveKeys, LivePair, TunnelKey, TunnelView},
+    rate_limits::{account_number, limits_of, rate_subject},
 };
-use self::{blocks::Blocks, link_slots::LinkSlots};
+#[cfg(feature = "store")]
+use super::usage::UsageMeter;
 use super::{
     administered::StoreProblem,
-    events::{EventKind, Events},
+    events::Events,
     identity::{CredentialLookup, KnownCredential},
-    log_limit::LogLimit,
 };
 #[cfg(feature = "store")]
 use crate::store::Store;
 use crate::{
     config::UnknownKeys,
-    policy::{
-        Admission, Affected, Changes, CredentialId, LiveCounts, LimitSubject, PolicyTable, Rates,
-    },
+    policy::{AccountId, Admission, CredentialId, LimitSubject, LiveCounts, PolicyTable, Rates},
+    throttle::LogLimit,
 };
 use report_proto::{crypto::CredentialVerifier, id::Id};
 
@@ -68,11 +73,20 @@ pub struct QuotaState {
     pub is_reserve_stopped: bool,
     /// The rates to which used-up quotas slow the traffic down.
     pub slow: Rates,
+    /// For the relay: the rates to which each account is slowed down, except the one with a reserve.
+    pub slow_others: Rates,
+    /// For the relay: the account with a reserve.
+    pub reserve: Option<AccountId>,
 }
 
 /// The policies of a master.
 pub struct MasterPolicies {
     table: RwLock<PolicyTable>,
+    /// Counts the changes of the table.
+    version: AtomicU64,
+    /// Counts bytes and new tunnels.
+    #[cfg(feature = "store")]
+    pub(super) meter: Arc<UsageMeter>,
     admission: Admission,
     unknown_keys: UnknownKeys,
     clock: Arc<dyn Clock>,
@@ -84,8 +98,10 @@ pub struct MasterPolicies {
     pub(super) events: Events,
     /// The limit of log lines about denied peers.
     log_limit: LogLimit,
-    /// Wakes the enforcement: a registration ended, a boundary moved, or a block was added.
-    pub(super) recheck: Notify,
+    /// Wakes the enforcement: a registration has ended, or a boundary has moved.
+    recheck: Notify,
+    /// Whether a registration has ended that a refused one may have waited for.
+    has_room_for_refused: AtomicBool,
     #[cfg(feature = "store")]
     followed: std::sync::OnceLock<sync::FollowedStore>,
 }
@@ -93,7 +109,7 @@ pub struct MasterPolicies {
 /// Numbers that the usage of all masters adds to those of this one.
 #[derive(Debug, Default)]
 struct UsageNumbers {
-    /// The live numbers of the other masters, and the new tunnels of the last minute.
+    /// The live numbers of the other masters.
     others: HashMap<LimitSubject, LiveCounts>,
     quotas: HashMap<LimitSubject, QuotaState>,
 }
@@ -101,9 +117,16 @@ struct UsageNumbers {
 impl MasterPolicies {
     /// Creates policies without records.
     #[must_use]
-    pub fn new(admission: Admission, unknown_keys: UnknownKeys, clock: Arc<dyn Clock>) -> Arc<Self> {
+    pub fn new(
+        admission: Admission,
+        unknown_keys: UnknownKeys,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Self> {
         Arc::new(MasterPolicies {
             table: RwLock::default(),
+            version: AtomicU64::new(0),
+            #[cfg(feature = "store")]
+            meter: UsageMeter::new(),
             admission,
             unknown_keys,
             clock,
@@ -114,6 +137,7 @@ impl MasterPolicies {
             events: Events::new(),
             log_limit: LogLimit::new(),
             recheck: Notify::new(),
+            has_room_for_refused: AtomicBool::new(false),
             #[cfg(feature = "store")]
             followed: std::sync::OnceLock::new(),
         })
@@ -162,10 +186,33 @@ impl MasterPolicies {
         #[cfg(feature = "store")]
         return self.followed.get().is_some();
         #[cfg(not(feature = "store"))]
-        false
+        return false;
     }
 
-    /// Changes the numbers that the other masters and the last minute add to those of this master.
+    /// Wakes the enforcement, because a registration has ended that a refused one may have waited
+    /// for.
+    pub(super) fn retry_refused(&self) {
+        self.has_room_for_refused.store(true, Relaxed);
+        self.recheck.notify_one();
+    }
+
+    fn take_room_for_refused(&self) -> bool {
+        self.has_room_for_refused.swap(false, Relaxed)
+    }
+
+    /// Changes the state of the quotas of a subject. Returns whether it was another one.
+    fn set_quota(&self, subject: LimitSubject, state: QuotaState) -> bool {
+        let mut usage = self.usage();
+        let former = if state == QuotaState::default() {
+            usage.quotas.remove(&subject)
+        } else {
+            usage.quotas.insert(subject, state.clone())
+        };
+        former.unwrap_or_default() != state
+    }
+
+    /// Changes the live numbers of the other masters.
+    #[cfg(feature = "store")]
     pub(super) fn set_others(&self, others: HashMap<LimitSubject, LiveCounts>) {
         self.usage().others = others;
     }
@@ -179,52 +226,24 @@ impl MasterPolicies {
             .unwrap_or_default()
     }
 
-    /// Returns the numbers of the other masters for a subject.
+    /// Returns the numbers of the other masters for a subject, and the new tunnels of all.
     fn others(&self, subject: LimitSubject) -> LiveCounts {
-        self.usage()
-            .others
-            .get(&subject)
-            .copied()
-            .unwrap_or_default()
+        let others = self.usage().others.get(&subject).copied();
+        let others = others.unwrap_or_default();
+        #[cfg(feature = "store")]
+        let others = LiveCounts {
+            attachments: others
+                .attachments
+                .saturating_add(self.meter.attachments(subject)),
+            ..others
+        };
+        others
     }
 
-    /// Changes records. Returns what is affected.
-    pub(super) fn apply(&self, changes: Changes, is_complete: bool) -> Affected {
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        let affected = if is_complete {
-            table.replace(changes)
-        } else {
-            table.apply(changes)
-        };
-        drop(table);
-        if !affected.is_empty() {
-            self.events
-                .send(self.clock.seconds(), || policies_changed(&affected));
-            self.recheck.notify_one();
-        }
-        affected
-    }
-
-    /// Records a problem of the database, or its end. Returns whether the database has just come
-    /// back or gone.
-    pub(super) fn set_problem(&self, problem: Option<StoreProblem>) -> bool {
-        let mut current = self.problem.write().unwrap_or_else(PoisonError::into_inner);
-        if *current == problem {
-            return false;
-        }
-        let is_away = |problem: &Option<StoreProblem>| {
-            problem.as_ref().is_some_and(|problem| problem.is_away)
-        };
-        let has_turned = is_away(&current) != is_away(&problem);
-        current.clone_from(&problem);
-        drop(current);
-        self.events.send(self.clock.seconds(), || match problem {
-            Some(problem) => EventKind::StoreDegraded {
-                cause: problem.cause,
-            },
-            None => EventKind::StoreRecovered,
-        });
-        has_turned
+    /// Returns a number that differs after each change of the table.
+    #[cfg(feature = "store")]
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Relaxed)
     }
 
     /// Returns the admission that applies to a key id: while the database is away, unknown key ids
@@ -247,15 +266,6 @@ impl MasterPolicies {
 
     fn usage(&self) -> MutexGuard<'_, UsageNumbers> {
         self.usage.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn policies_changed(affected: &Affected) -> EventKind {
-    EventKind::PoliciesChanged {
-        accounts: affected.accounts.iter().copied().collect(),
-        credentials: affected.credentials.iter().copied().collect(),
-        keys: affected.keys.iter().copied().collect(),
-        relay: affected.relay,
     }
 }
 

@@ -122,7 +122,6 @@ pub(in crate::master) enum RateParty {
     /// A client without a credential, by the party of its address.
     Address(IpAddr),
     /// A client with a credential, by the id of the credential.
-    #[allow(dead_code, reason = "constructed for links that prove a credential")]
     Credential(Id),
 }
 

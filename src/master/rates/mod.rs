@@ -49,11 +49,11 @@ use std::{
 use smallvec::SmallVec;
 use tokio::{sync::Notify, time::sleep_until};
 
-#[allow(unused_imports, reason = "the policies of the store set the limits")]
-pub(super) use self::limits::RateLimit;
 pub(super) use self::{
     channel_limits::ChannelLimits,
-    limits::{PairSubjects, PerDirection, RateDirection, RateParty, RateSubject, SubjectLimits},
+    limits::{
+        PairSubjects, PerDirection, RateDirection, RateLimit, RateParty, RateSubject, SubjectLimits,
+    },
 };
 use self::{
     limits::bytes_in,
@@ -125,7 +125,6 @@ impl Rates {
     /// Changes the limits of these subjects, at once and for running channel pairs. The default
     /// removes all limits of a subject. The cost grows with the number of pairs, so many changes
     /// belong in one call.
-    #[allow(dead_code, reason = "the policies of the store set the limits")]
     pub(super) fn set_limits(&self, changes: &[(RateSubject, SubjectLimits)]) {
         let now = now();
         let mut state = self.state();
@@ -142,7 +141,6 @@ impl Rates {
     }
 
     /// Returns for how long traffic of each subject with limits had to wait for them.
-    #[allow(dead_code, reason = "the metrics by key report it")]
     pub(super) fn throttled(&self) -> Vec<(RateSubject, PerDirection<Duration>)> {
         self.state().tree.throttled().collect()
     }

@@ -11,6 +11,7 @@
 //!                            └──cancel, expire──► closed
 //! ```
 
+mod registrations;
 mod results;
 mod server_choice;
 mod slot_links;
@@ -18,15 +19,16 @@ mod slot_links;
 mod tests;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     time::Instant,
 };
 
 pub(super) use self::results::{
-    Assignment, Dispatch, Expired, Registered, RouteResult, Superseded,
+    Assignment, Candidate, Dispatch, Expired, Registered, RouteResult, Superseded,
 };
 use self::{
+    registrations::AccountKeys,
     results::Found,
     slot_links::{SlotKey, SlotLinks},
 };
@@ -34,6 +36,7 @@ use super::{
     attach_queue::{AttachInfo, AttachQueue, Ticket},
     limits::{LinkNumber, MasterLimits},
 };
+use crate::policy::{AccountId, Denied};
 use report_proto::{
     frame::{AttachHeader, Role, Slot},
     id::Id,
@@ -48,6 +51,11 @@ pub(super) struct Registry<L, A> {
     /// The servers' links of each key id, grouped by instance.
     ports: HashMap<Id, BTreeSet<(Id, LinkNumber)>>,
     attach_queue: AttachQueue<A>,
+    account_keys: AccountKeys,
+    /// The refused key ids of all links.
+    refusals: usize,
+    /// Whether a registration has ended while another one was refused.
+    has_room_for_refused: bool,
     ports_per_link: usize,
     channels_per_link: u32,
 }
@@ -58,6 +66,8 @@ pub(super) struct AuthenticatedLink<L> {
     pub(super) link: LinkNumber,
     pub(super) party: IpAddr,
     pub(super) role: Role,
+    /// The account of the link. A client without a credential has none.
+    pub(super) account: Option<AccountId>,
     pub(super) instance: Id,
     pub(super) slot: Slot,
     pub(super) epoch: u64,
@@ -82,7 +92,11 @@ struct LinkEntry<L> {
     party: IpAddr,
     key: SlotKey,
     epoch: u64,
+    account: Option<AccountId>,
     ports: BTreeSet<Id>,
+    /// The key ids that a policy refuses, with the policies. At most `ports_per_link` with the
+    /// registered ones.
+    refused: BTreeMap<Id, Denied>,
     /// Open channels of this link, including waiting ones.
     channels: u32,
     /// Whether the role has sent DATA on this link, so that it knows that the link is up.
@@ -104,7 +118,9 @@ impl<L> LinkEntry<L> {
             handle: link.handle,
             party: link.party,
             epoch: link.epoch,
+            account: link.account,
             ports: BTreeSet::new(),
+            refused: BTreeMap::new(),
             channels: 0,
             has_sent_data: false,
             last_channel: 0,
@@ -128,50 +144,11 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             slots: HashMap::new(),
             ports: HashMap::new(),
             attach_queue: AttachQueue::new(),
+            account_keys: HashMap::new(),
+            refusals: 0,
+            has_room_for_refused: false,
             ports_per_link: limits.ports_per_link as usize,
             channels_per_link: limits.channels_per_link,
-        }
-    }
-
-    /// Registers key ids for the link, and assigns attach requests that waited for them.
-    pub(super) fn register(
-        &mut self,
-        link: LinkNumber,
-        ports: &[Id],
-        now: Instant,
-    ) -> Registered<L, A> {
-        let mut accepted = Vec::new();
-        if self.is_current(link)
-            && let Some(entry) = self.links.get_mut(&link)
-        {
-            for &id in ports {
-                if !entry.ports.contains(&id) {
-                    if entry.ports.len() >= self.ports_per_link {
-                        continue;
-                    }
-                    entry.ports.insert(id);
-                    entry.has_waiters = true;
-                    let servers = self.ports.entry(id).or_default();
-                    servers.insert((entry.key.instance, link));
-                }
-                accepted.push(id);
-            }
-        }
-        Registered {
-            accepted,
-            dispatch: self.dispatch(link, now),
-        }
-    }
-
-    /// Removes key ids from the link's registrations. Its channels stay open.
-    pub(super) fn unregister(&mut self, link: LinkNumber, ports: &[Id]) {
-        let Some(entry) = self.links.get_mut(&link) else {
-            return;
-        };
-        for id in ports {
-            if entry.ports.remove(id) {
-                withdraw(&mut self.ports, *id, (entry.key.instance, link));
-            }
         }
     }
 
@@ -354,25 +331,5 @@ impl<L: Clone, A: Clone> Registry<L, A> {
     /// Returns the number of links.
     pub(super) fn links(&self) -> usize {
         self.links.len()
-    }
-
-    /// Removes all registrations of the link. Its channels stay open.
-    pub(super) fn withdraw_all(&mut self, link: LinkNumber) {
-        let Some(entry) = self.links.get_mut(&link) else {
-            return;
-        };
-        for id in std::mem::take(&mut entry.ports) {
-            withdraw(&mut self.ports, id, (entry.key.instance, link));
-        }
-    }
-}
-
-/// Removes a server's link from those of a key id.
-fn withdraw(ports: &mut HashMap<Id, BTreeSet<(Id, LinkNumber)>>, id: Id, server: (Id, LinkNumber)) {
-    if let Some(servers) = ports.get_mut(&id) {
-        servers.remove(&server);
-        if servers.is_empty() {
-            ports.remove(&id);
-        }
     }
 }

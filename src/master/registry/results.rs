@@ -1,6 +1,9 @@
 //! The results of the registry's operations.
 
-use crate::master::{attach_queue::Ticket, limits::LinkNumber};
+use crate::{
+    master::{attach_queue::Ticket, limits::LinkNumber},
+    policy::{AccountId, Denied},
+};
 use report_proto::id::Id;
 
 /// The server and channel that an attach request is assigned to. The registry has counted the
@@ -52,11 +55,27 @@ impl<L, A> Dispatch<L, A> {
     }
 }
 
+/// A key id that a server asks to register, with the numbers of the other registrations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::master) struct Candidate {
+    /// The key id.
+    pub(in crate::master) key: Id,
+    /// The account of another link that has registered it. If there are several, that of the asking
+    /// link if possible.
+    pub(in crate::master) holder: Option<AccountId>,
+    /// The other links that have registered it.
+    pub(in crate::master) key_links: u32,
+    /// The other key ids of the account.
+    pub(in crate::master) account_keys: u32,
+}
+
 /// The result of [`Registry::register`](super::Registry::register).
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::master) struct Registered<L, A> {
     /// The requested key ids that are registered, in the order of the request.
     pub(in crate::master) accepted: Vec<Id>,
+    /// The requested key ids that a policy refuses, in the order of the request.
+    pub(in crate::master) refused: Vec<(Id, Denied)>,
     /// Attach requests that waited for this server.
     pub(in crate::master) dispatch: Dispatch<L, A>,
 }

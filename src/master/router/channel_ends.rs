@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use super::{ChannelPair, ChannelRef, MemoryClass, PairPhase, PairSide, PairState};
 use crate::{
     link::{ChannelEnd, Transmit},
+    master::policies::{DeniedRequest, denied_notice},
     net::websocket::MessageBody,
 };
 use report_proto::frame::{Code, Frame, Notice};
@@ -28,7 +29,13 @@ impl ChannelPair {
 
     /// Locks the state for a payload that `side` sent. The first DATA of the server answers the
     /// ATTACH.
-    fn state_after_answer(&self, side: PairSide) -> MutexGuard<'_, PairState> {
+    ///
+    /// # Errors
+    /// When a policy denies the tunnel. The client's channel is closed.
+    fn state_after_answer(
+        self: &Arc<Self>,
+        side: PairSide,
+    ) -> Result<MutexGuard<'_, PairState>, Notice> {
         let mut state = self.state();
         if let (PairPhase::Pending(ticket), PairSide::Server) = (&state.phase, side) {
             let ticket = *ticket;
@@ -41,17 +48,22 @@ impl ChannelPair {
             // The client may have closed the channel in between.
             if matches!(state.phase, PairPhase::Spliced)
                 && let Some(server) = state.server.clone()
+                && let Err(denied) = self.enter_tunnel(&mut state, &server)
             {
-                state.limits = Some(self.limit_rate(&server));
+                drop(state);
+                let key = DeniedRequest::Attach(self.key);
+                let client = &self.client.link.peer;
+                self.router.report_denied(client, key, denied);
+                return Err(self.abort(side, denied_notice(denied)));
             }
         }
-        state
+        Ok(state)
     }
 
     /// Queues a payload that `side` sent.
-    fn enqueue(&self, side: PairSide, payload: Bytes) -> Result<(), Notice> {
+    fn enqueue(self: &Arc<Self>, side: PairSide, payload: Bytes) -> Result<(), Notice> {
         let length = payload.len() as u64;
-        let mut state = self.state_after_answer(side);
+        let mut state = self.state_after_answer(side)?;
         match (&state.phase, side) {
             (PairPhase::Spliced, _) => {}
             (PairPhase::Closed, _) => return Ok(()),
@@ -107,6 +119,7 @@ impl ChannelPair {
         let Some(popped) = queue.pop(self.router.memory()) else {
             return Transmit::Nothing;
         };
+        state.count(side.receives(), popped.message.len());
         let server = state.server.as_ref();
         let ends = match side {
             PairSide::Client => server.map(|server| (server, &self.client)),
@@ -147,7 +160,7 @@ impl ChannelPair {
     }
 
     /// Ends the pair because of `side`. Returns the other end if it exists and has not closed yet.
-    fn finish(&self, side: PairSide) -> Option<ChannelRef> {
+    pub(super) fn finish(&self, side: PairSide) -> Option<ChannelRef> {
         let mut state = self.state();
         let server = state.server.clone();
         let phase = std::mem::take(&mut state.phase);

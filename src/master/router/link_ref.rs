@@ -16,11 +16,12 @@ use crate::{
         admission::LinkPlace,
         identity::Identity,
         limits::LinkNumber,
+        policies::LinkSlotEntry,
     },
-    throttle::TokenBucket,
+    throttle::{TokenBucket, party},
 };
 use report_proto::{
-    frame::{Code, Notice},
+    frame::{Code, Notice, Role, Slot},
     id::Id,
 };
 
@@ -32,15 +33,32 @@ const FAILED_HANDSHAKES: u32 = 20;
 /// The time in which the allowance refills by one failed handshake.
 const FAILED_HANDSHAKE_REFILL: Duration = Duration::from_secs(1);
 
-/// The router's view of a link.
-#[derive(Debug)]
-pub(in crate::master) struct LinkRef {
+/// The role at the far end of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::master) struct LinkPeer {
     /// The master's number for the link.
     pub(in crate::master) number: LinkNumber,
+    /// The role.
+    pub(in crate::master) role: Role,
     /// The identity that the role has proven.
     pub(in crate::master) identity: Identity,
     /// The process of the role.
     pub(in crate::master) instance: Id,
+    /// The slot of the link.
+    pub(in crate::master) slot: Slot,
+    /// The address of the role.
+    pub(in crate::master) visitor: IpAddr,
+}
+
+/// The router's view of a link.
+#[derive(Debug)]
+pub(in crate::master) struct LinkRef {
+    /// The role at the far end.
+    pub(in crate::master) peer: LinkPeer,
+    /// The master's number for the link.
+    pub(in crate::master) number: LinkNumber,
+    /// The time at which the link was authenticated, in Unix seconds.
+    pub(in crate::master) since: i64,
     /// The sending side of the link.
     pub(in crate::master) outbox: Arc<Outbox>,
     /// Payload bytes received from the link.
@@ -55,25 +73,21 @@ pub(in crate::master) struct LinkRef {
     has_proven: AtomicBool,
     /// The link's place among the master's connections.
     place: OnceLock<LinkPlace>,
+    /// The link's entry among those of its account.
+    slot_entry: OnceLock<LinkSlotEntry>,
     /// The allowance of failed handshakes.
     failures: Mutex<TokenBucket>,
 }
 
 impl LinkRef {
     /// Creates a link reference with a new outbox, whose memory is charged to `budget`.
-    pub(super) fn new(
-        budget: &Arc<MasterBudget>,
-        number: LinkNumber,
-        party: IpAddr,
-        instance: Id,
-        identity: Identity,
-    ) -> Arc<Self> {
-        let is_proven = identity.is_proven();
-        let account = LinkAccount::new(budget, party, number, is_proven);
+    pub(super) fn new(budget: &Arc<MasterBudget>, peer: LinkPeer, since: i64) -> Arc<Self> {
+        let is_proven = peer.identity.is_proven();
+        let account = LinkAccount::new(budget, party(peer.visitor), peer.number, is_proven);
         Arc::new(LinkRef {
-            number,
-            identity,
-            instance,
+            peer,
+            number: peer.number,
+            since,
             outbox: Outbox::with_account(Arc::clone(&account) as Arc<dyn MemoryAccount>),
             received_bytes: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),
@@ -81,6 +95,7 @@ impl LinkRef {
             is_established: AtomicBool::new(false),
             has_proven: AtomicBool::new(is_proven),
             place: OnceLock::new(),
+            slot_entry: OnceLock::new(),
             failures: Mutex::new(TokenBucket::full(now())),
         })
     }
@@ -109,6 +124,11 @@ impl LinkRef {
     /// Stores the link's place among the connections.
     pub(in crate::master) fn set_place(&self, place: LinkPlace) {
         let _ = self.place.set(place);
+    }
+
+    /// Stores the link's entry among those of its account.
+    pub(in crate::master) fn set_slot_entry(&self, entry: LinkSlotEntry) {
+        let _ = self.slot_entry.set(entry);
     }
 
     /// Records that a server has answered this link.

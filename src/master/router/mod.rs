@@ -9,39 +9,42 @@
 //! ```
 //!
 //! `requests` admits, expires and evicts attach requests, `splice` finds their servers, and
-//! `channel_ends` carries the data of spliced channels.
+//! `channel_ends` carries the data of spliced channels. `pair_policies` admits them to their tunnel.
 //!
 //! Each link's task drives the ends on that link, and no call here blocks. Lock order: a channel
-//! pair, then the registry, the rate limits or an outbox, then a link's memory account. Dropping an
-//! end locks its channel pair, so no end is dropped while that lock is held.
+//! pair, then the registry, then the table of policies and the live keys, the rate limits or an
+//! outbox, then a link's memory account. Dropping an end locks its channel pair, so no end is dropped
+//! while that lock is held.
 
 mod channel_ends;
 mod link_ref;
+mod pair_policies;
 mod requests;
 mod splice;
 
 use std::{
     fmt,
-    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
 
-pub(super) use self::link_ref::{LinkRef, now};
+pub(super) use self::link_ref::{LinkPeer, LinkRef, now};
+#[cfg(feature = "store")]
+use super::usage::PairMeter;
 use super::{
     account::MasterBudget,
     attach_queue::Ticket,
     channel_queue::ChannelQueue,
-    identity::Identity,
-    limits::{LinkNumber, MasterLimits},
+    limits::MasterLimits,
     link_totals::EndedLinks,
     memory::Memory,
-    rates::{ChannelLimits, PairSubjects, PerDirection, RateDirection, RateParty, Rates},
+    policies::{DeniedRequest, LiveEntry, LiveKeys, MasterPolicies},
+    rates::{ChannelLimits, RateDirection, Rates},
     registry::{Dispatch, Registry},
 };
-use crate::metrics::RefusalCounts;
+use crate::{metrics::RefusalCounts, policy::Denied};
 use report_proto::{
     frame::{AttachHeader, Code, Notice},
     id::Id,
@@ -55,9 +58,6 @@ pub(super) const MAX_FIRST_MESSAGE: usize = 4 * 1024;
 /// memory and that of its ends, rounded up.
 const PAIR_COST: usize = 1024;
 
-/// The account of all links that prove the master key.
-const MASTER_KEY_ACCOUNT: u64 = 1;
-
 /// The interval between checks for expired attach requests.
 pub(super) const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -66,6 +66,10 @@ pub(super) const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Router {
     registry: Mutex<Registry<Arc<LinkRef>, Arc<ChannelPair>>>,
     budget: Arc<MasterBudget>,
+    /// The policies of the operator.
+    pub(super) policies: Arc<MasterPolicies>,
+    /// The spliced channel pairs.
+    pub(super) live: Arc<LiveKeys<ChannelPair>>,
     /// The rate limits of channel pairs.
     pub(super) rates: Arc<Rates>,
     /// The traffic of the links that have ended.
@@ -74,35 +78,36 @@ pub(super) struct Router {
     pub(super) refusals: Arc<RefusalCounts>,
 }
 
+/// The locked registry.
+type RegistryGuard<'a> = MutexGuard<'a, Registry<Arc<LinkRef>, Arc<ChannelPair>>>;
+
 /// Waiting attach requests that the registry has assigned or rejected.
 type RouterDispatch = Dispatch<Arc<LinkRef>, Arc<ChannelPair>>;
 
 impl Router {
-    /// Creates a router without links.
-    pub(super) fn new(limits: &MasterLimits) -> Arc<Self> {
+    /// Creates a router without links. The rate limits of the policies apply.
+    pub(super) fn new(limits: &MasterLimits, policies: Arc<MasterPolicies>) -> Arc<Self> {
+        let rates = Rates::new();
+        rates.set_limits(&policies.all_rates());
         Arc::new(Router {
             registry: Mutex::new(Registry::new(limits)),
             budget: Arc::new(MasterBudget::new(limits.memory_bytes)),
-            rates: Rates::new(),
+            policies,
+            live: LiveKeys::new(),
+            rates,
             ended_links: EndedLinks::default(),
             refusals: Arc::default(),
         })
     }
 
     /// Creates a link reference with a new outbox, whose memory is charged to the budget.
-    pub(super) fn new_link(
-        &self,
-        number: LinkNumber,
-        party: IpAddr,
-        instance: Id,
-        identity: Identity,
-    ) -> Arc<LinkRef> {
-        LinkRef::new(&self.budget, number, party, instance, identity)
+    pub(super) fn new_link(&self, peer: LinkPeer) -> Arc<LinkRef> {
+        LinkRef::new(&self.budget, peer, self.policies.clock().seconds())
     }
 
     /// Locks the registry. Callers hold the lock for one lookup or change, and never lock a channel
     /// pair while they hold it.
-    pub(super) fn registry(&self) -> MutexGuard<'_, Registry<Arc<LinkRef>, Arc<ChannelPair>>> {
+    pub(super) fn registry(&self) -> RegistryGuard<'_> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -127,11 +132,61 @@ impl Router {
         }
     }
 
-    /// Registers key ids of a server (PROTOCOL 5.1). The link's task calls this.
-    pub(super) fn register(&self, server: &LinkRef, ports: &[Id]) -> Vec<Id> {
-        let registered = self.registry().register(server.number, ports, now());
+    /// Registers key ids of a server (PROTOCOL 5.1). The link's task calls this. Returns the key ids
+    /// that are registered, and those that a policy refuses.
+    pub(super) fn register(&self, server: &LinkRef, keys: &[Id]) -> (Vec<Id>, Vec<(Id, Denied)>) {
+        self.register_with(self.registry(), server, keys)
+    }
+
+    /// Registers those of the key ids that are still refused.
+    pub(super) fn register_again(
+        &self,
+        server: &LinkRef,
+        keys: &[Id],
+    ) -> (Vec<Id>, Vec<(Id, Denied)>) {
+        let registry = self.registry();
+        let keys = registry.still_refused(server.number, keys);
+        self.register_with(registry, server, &keys)
+    }
+
+    fn register_with(
+        &self,
+        mut registry: RegistryGuard<'_>,
+        server: &LinkRef,
+        keys: &[Id],
+    ) -> (Vec<Id>, Vec<(Id, Denied)>) {
+        let policies = &self.policies;
+        let table = policies.table();
+        let registered = registry.register(server.number, keys, now(), |candidate| {
+            policies.decide_register(&table, &server.peer, candidate)
+        });
+        drop(table);
+        drop(registry);
         self.dispatch(registered.dispatch);
-        registered.accepted
+        (registered.accepted, registered.refused)
+    }
+
+    /// Removes key ids from the registrations of a server (PROTOCOL 5.1).
+    pub(super) fn unregister(&self, server: &LinkRef, keys: &[Id]) {
+        let mut registry = self.registry();
+        registry.unregister(server.number, keys);
+        self.recheck_refused(registry);
+    }
+
+    /// Wakes the enforcement if a registration has ended that another one may have waited for.
+    /// Unlocks the registry.
+    pub(super) fn recheck_refused(&self, mut registry: RegistryGuard<'_>) {
+        let has_room = registry.take_room_for_refused();
+        drop(registry);
+        if has_room {
+            self.policies.retry_refused();
+        }
+    }
+
+    /// Counts and logs what a policy has denied.
+    pub(super) fn report_denied(&self, peer: &LinkPeer, request: DeniedRequest, denied: Denied) {
+        self.policies
+            .report_denied(&self.refusals, peer, request, denied);
     }
 
     /// Cancels an unanswered attach request.
@@ -200,6 +255,33 @@ struct PairState {
     toward_server: ChannelQueue,
     /// The rate limits, from the splice on.
     limits: Option<ChannelLimits>,
+    /// The entry among the live keys, from the splice on.
+    live: Option<LiveEntry<ChannelPair>>,
+    /// The payload bytes that were passed on.
+    moved: MovedBytes,
+    /// Counts them for the usage, from the splice on.
+    #[cfg(feature = "store")]
+    meter: Option<PairMeter>,
+}
+
+/// Payload bytes of each direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct MovedBytes {
+    /// From the client to the server.
+    pub(super) up: u64,
+    /// From the server to the client.
+    pub(super) down: u64,
+}
+
+impl MovedBytes {
+    fn add(&mut self, direction: RateDirection, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let sum = match direction {
+            RateDirection::Up => &mut self.up,
+            RateDirection::Down => &mut self.down,
+        };
+        *sum = sum.saturating_add(bytes);
+    }
 }
 
 impl PairState {
@@ -208,6 +290,15 @@ impl PairState {
         match direction {
             RateDirection::Up => &mut self.toward_server,
             RateDirection::Down => &mut self.toward_client,
+        }
+    }
+
+    /// Counts payload bytes that are passed on.
+    fn count(&mut self, direction: RateDirection, bytes: usize) {
+        self.moved.add(direction, bytes);
+        #[cfg(feature = "store")]
+        if let Some(meter) = &self.meter {
+            meter.count(direction, bytes);
         }
     }
 
@@ -290,23 +381,6 @@ impl ChannelPair {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters the pair that has just been spliced to `server` into the rate limits.
-    fn limit_rate(&self, server: &ChannelRef) -> ChannelLimits {
-        let client = &self.client;
-        let subjects = PairSubjects {
-            owner_account: MASTER_KEY_ACCOUNT,
-            key: self.key,
-            party: RateParty::Address(client.link.party()),
-            instance: client.link.instance,
-            client_account: None,
-        };
-        let channels = PerDirection {
-            up: server.link.outbox.handle(server.channel),
-            down: client.link.outbox.handle(client.channel),
-        };
-        self.router.rates.attach(subjects, channels)
-    }
-
     fn recharge(&self, state: &mut PairState, charge: MemoryClass) {
         let (budget, link) = (&self.router.budget, &self.client.link);
         match std::mem::replace(&mut state.charge, charge) {
@@ -325,6 +399,9 @@ impl Drop for ChannelPair {
         let mut state =
             std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
         self.recharge(&mut state, MemoryClass::Uncharged);
+        if let Some(live) = state.live.take() {
+            self.router.forget_pair(live);
+        }
     }
 }
 

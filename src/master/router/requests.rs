@@ -14,6 +14,7 @@ use crate::{
         account::ReserveError,
         channel_queue::Overflow,
         limits::{EVICTED, LinkNumber, RETRY_AFTER},
+        policies::{DeniedRequest, denied_notice},
     },
 };
 use report_proto::frame::{AttachHeader, Code, Frame, Notice};
@@ -53,6 +54,12 @@ impl Router {
                 Code::Protocol,
                 format!("a first handshake message of {} bytes", message.len()),
             ));
+        }
+        if let Err(denied) = self.decide_attach(&client.peer, header.port) {
+            self.report_denied(&client.peer, DeniedRequest::Attach(header.port), denied);
+            let notice = denied_notice(denied);
+            client.outbox.control(&Frame::Close { channel, notice });
+            return Ok(());
         }
         let cost = PAIR_COST + message.len();
         if !self.reserve(client, cost) {

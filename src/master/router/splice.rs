@@ -166,7 +166,7 @@ impl ChannelPair {
         let mut registry = self.router.registry();
         registry.withdraw_all(ended.number);
         let (_, dispatch) = registry.cancel(ticket, now());
-        drop(registry);
+        self.router.recheck_refused(registry);
         let mut state = self.state();
         state.server = None;
         match std::mem::take(&mut state.phase) {

@@ -1,42 +1,54 @@
 //! Tests of credentials at the master: accepted, refused, and throttled links.
 
-use std::collections::HashMap;
-
 use super::*;
-use crate::throttle::THROTTLE_BURST;
+use crate::{
+    policy::{self, Account, AccountId, Changes, CredentialId, CredentialRecord, Verifier},
+    throttle::THROTTLE_BURST,
+};
 use report_proto::crypto::{Challenge, Credential, CredentialSecret};
-
-/// The credentials of a test.
-#[derive(Debug, Default)]
-struct Table(HashMap<Id, KnownCredential>);
-
-impl CredentialLookup for Table {
-    fn find(&self, id: Id) -> Option<KnownCredential> {
-        self.0.get(&id).cloned()
-    }
-}
 
 fn credential(byte: u8) -> Credential {
     Credential::derive(&CredentialSecret::new([byte; 32]))
 }
 
-fn secret(byte: u8) -> LinkSecret {
+pub(super) fn secret(byte: u8) -> LinkSecret {
     LinkSecret::Credential(credential(byte))
 }
 
 /// Starts a master that knows these credentials, each for a role.
 fn start_knowing(known: &[(u8, Role)]) -> RunningMaster {
-    let one = |&(byte, role): &(u8, Role)| {
-        let verifier = credential(byte).verifier();
-        let known = KnownCredential {
-            account: AccountId(byte.into()),
-            role,
-            verifier,
-        };
-        (credential(byte).id(), known)
+    let policies = MasterPolicies::open();
+    let accounts = known.iter().map(|(byte, _)| AccountId((*byte).into()));
+    let changes = Changes {
+        accounts: accounts
+            .map(|id| Account::new(id, format!("account {id}")))
+            .collect(),
+        credentials: known.iter().map(|one| record(*one)).collect(),
+        ..Changes::default()
     };
-    let table = Table(known.iter().map(one).collect());
-    start_with(|parameters| parameters.credentials = Arc::new(table))
+    policies.apply(changes, false);
+    start_with(|parameters| parameters.policies = policies)
+}
+
+/// Returns the record of a credential, whose account has the same number.
+pub(super) fn record((byte, role): (u8, Role)) -> CredentialRecord {
+    let verifier = credential(byte).verifier();
+    let (public_key, welcome_key) = verifier.parts();
+    CredentialRecord {
+        credential: policy::Credential {
+            id: CredentialId(credential(byte).id()),
+            account: AccountId(byte.into()),
+            name: format!("credential {byte}"),
+            role,
+            not_before: None,
+            expires: None,
+            revoked: false,
+        },
+        verifier: Verifier {
+            public_key: *public_key,
+            welcome_key: *welcome_key,
+        },
+    }
 }
 
 #[tokio::test]
@@ -63,7 +75,7 @@ async fn server_and_client_with_credentials_are_spliced() {
         .router
         .registry()
         .handles()
-        .map(|(_, link)| link.identity)
+        .map(|(_, link)| link.peer.identity)
         .collect();
     for byte in [1, 2] {
         let identity = Identity::Credential {

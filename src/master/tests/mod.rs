@@ -11,6 +11,7 @@ mod handover;
 mod handshakes;
 mod idle_links;
 mod metrics;
+mod policies;
 mod rates;
 mod router;
 mod router_limits;
@@ -29,7 +30,10 @@ use super::*;
 use crate::{
     config::{MasterConfig, Secret},
     link::authenticate::{self, JoinError, LinkSecret, RoleIdentity},
-    master::{registry::AuthenticatedLink, router::LinkRef},
+    master::{
+        registry::AuthenticatedLink,
+        router::{LinkPeer, LinkRef},
+    },
     net::websocket::{MessageSocket, SocketEnd, SocketError},
 };
 use report_proto::{
@@ -80,7 +84,12 @@ fn parameters() -> MasterParameters {
     );
     MasterParameters {
         trusted_proxies: TrustedProxies::default(),
-        ..MasterParameters::new(&config, vec![listen_at], link_key(), NonZeroUsize::MIN)
+        ..MasterParameters::new(
+            &config,
+            vec![listen_at],
+            Some(link_key()),
+            NonZeroUsize::MIN,
+        )
     }
 }
 
@@ -414,16 +423,28 @@ async fn connected_pair(master: &RunningMaster) -> (TestPeer, TestPeer) {
 
 /// Adds a link to the registry of a router. No task serves it.
 fn enter_link(router: &Router, number: u8, role: Role) -> Arc<LinkRef> {
-    let party = IpAddr::from([10, 0, 0, 1]);
     let identity = match role {
         Role::Server => Identity::MasterKey,
         Role::Client => Identity::Anonymous,
     };
-    let link = router.new_link(number.into(), party, Id([number; 16]), identity);
+    enter_link_of(router, number, role, identity)
+}
+
+/// The same with another identity.
+fn enter_link_of(router: &Router, number: u8, role: Role, identity: Identity) -> Arc<LinkRef> {
+    let link = router.new_link(LinkPeer {
+        number: number.into(),
+        role,
+        identity,
+        instance: Id([number; 16]),
+        slot: Slot::FIRST,
+        visitor: IpAddr::from([10, 0, 0, 1]),
+    });
     let new_link = AuthenticatedLink {
         link: link.number,
-        party,
+        party: link.party(),
         role,
+        account: identity.account(),
         instance: Id([number; 16]),
         slot: Slot::FIRST,
         epoch: 1,

@@ -54,7 +54,10 @@ impl Handler for AttachHandler {
 
 impl MemoryMaster {
     fn start() -> Self {
-        let (router, mut tasks) = (Router::new(&MasterLimits::default()), JoinSet::new());
+        let (router, mut tasks) = (
+            Router::new(&MasterLimits::default(), MasterPolicies::open()),
+            JoinSet::new(),
+        );
         let rates = Arc::clone(&router.rates);
         tasks.spawn(async move { rates.run().await });
         MemoryMaster {
@@ -65,18 +68,26 @@ impl MemoryMaster {
     }
 
     fn link(&mut self, role: Role, instance: u8) -> (TestPeer, Arc<LinkRef>) {
-        let (number, party) = (self.next_link, IpAddr::from([10, 0, 0, instance]));
+        let (number, visitor) = (self.next_link, IpAddr::from([10, 0, 0, instance]));
         self.next_link += 1;
         let instance = Id([instance; 16]);
         let identity = match role {
             Role::Server => Identity::MasterKey,
             Role::Client => Identity::Anonymous,
         };
-        let link = self.router.new_link(number, party, instance, identity);
+        let link = self.router.new_link(LinkPeer {
+            number,
+            role,
+            identity,
+            instance,
+            slot: Slot::FIRST,
+            visitor,
+        });
         let entry = AuthenticatedLink {
             link: number,
-            party,
+            party: visitor,
             role,
+            account: identity.account(),
             instance,
             slot: Slot::FIRST,
             epoch: 1,

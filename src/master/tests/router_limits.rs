@@ -102,7 +102,7 @@ async fn link_with_repeated_handshake_failures_is_ended_and_others_continue() {
 
 #[tokio::test(start_paused = true)]
 async fn unanswered_attaches_time_out() {
-    let router = Router::new(&MasterLimits::default());
+    let router = Router::new(&MasterLimits::default(), MasterPolicies::open());
     let client = enter_link(&router, 1, Role::Client);
     let server = enter_link(&router, 2, Role::Server);
     router.register(&server, &[PORT]);
@@ -143,7 +143,7 @@ async fn link_that_ends_because_of_its_memory_is_counted_as_evicted() {
         memory_bytes: 8 * UNPROVEN,
         ..MasterLimits::default()
     };
-    let router = Router::new(&limits);
+    let router = Router::new(&limits, MasterPolicies::open());
     let link = enter_link(&router, 1, Role::Client);
     while router.used_bytes() <= UNPROVEN {
         link.outbox.control(&Frame::Close {

@@ -179,3 +179,12 @@ fn contradictions_of_records_name_their_field() {
     let fields: Vec<_> = problems.iter().map(|problem| &*problem.field).collect();
     assert_eq!(fields, ["reserve.percent", "reserve"]);
 }
+
+#[test]
+fn a_note_has_no_nul() {
+    let mut account = Account::new(AccountId(2), "ann");
+    account.note = "a\0b".to_owned();
+    let problems = account.problems();
+    assert_eq!(problems.len(), 1);
+    assert_eq!(problems[0].field, "note");
+}

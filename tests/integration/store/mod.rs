@@ -1,6 +1,7 @@
 //! The store over SQLite, PostgreSQL and MariaDB: one suite for all of them, and the differences.
 
 mod accounts;
+mod audit;
 mod backends;
 mod changes;
 mod credentials;
@@ -10,6 +11,7 @@ mod scale;
 mod schema;
 mod sqlite;
 mod suite;
+mod usage;
 
 use std::{future::Future, sync::Arc, time::Duration};
 

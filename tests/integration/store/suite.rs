@@ -8,7 +8,9 @@ use std::{
     pin::Pin,
 };
 
-use super::{accounts, backends::Backend, block_on, changes, credentials, keys, schema};
+use super::{
+    accounts, audit, backends::Backend, block_on, changes, credentials, keys, schema, usage,
+};
 
 /// A case, which receives the URL of its database.
 struct Case {
@@ -53,6 +55,18 @@ const CASES: &[Case] = cases![
     changes::a_load_has_several_pages,
     changes::a_watch_sees_a_change,
     changes::a_reader_misses_no_commit,
+    usage::increments_of_masters_add_up,
+    usage::a_repeated_flush_counts_once,
+    usage::concurrent_flushes_and_rollups_lose_nothing,
+    usage::quotas_have_counters_for_each_period,
+    usage::history_has_minutes_hours_and_days,
+    usage::live_numbers_are_those_of_the_others,
+    usage::the_past_is_removed,
+    usage::subjects_have_pages,
+    audit::events_have_pages,
+    audit::long_texts_are_cut,
+    audit::a_change_has_its_event,
+    audit::the_log_has_bounds,
 ];
 
 /// Runs all cases, and fails with the names of those that failed.

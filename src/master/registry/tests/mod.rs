@@ -2,6 +2,7 @@
 
 mod limits;
 mod model;
+mod refusals;
 mod slots;
 
 use super::*;
@@ -49,6 +50,7 @@ fn add_slot(
         link,
         party,
         role,
+        account: None,
         instance,
         slot,
         epoch,
@@ -90,7 +92,7 @@ fn register(
     link: u64,
     ports: &[Id],
 ) -> Registered<Handle, AttachId> {
-    registry.register(link, ports, Instant::now())
+    registry.register(link, ports, Instant::now(), |_| Ok(()))
 }
 
 /// The assigned attach requests with their servers, sorted.

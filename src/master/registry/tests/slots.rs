@@ -196,6 +196,7 @@ fn client_with_eight_links_and_client_with_one_get_the_same_turns() {
             link,
             party: IpAddr::from([10, 0, 1, party]),
             role: Role::Client,
+            account: None,
             instance: id(instance),
             slot: slot(number),
             epoch: 1,

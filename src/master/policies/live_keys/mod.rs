@@ -7,6 +7,9 @@
 //! `P` is the handle of a pair. The lock is a leaf: no other lock is taken, and no pair is dropped,
 //! while it is held.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     net::IpAddr,
@@ -191,15 +194,9 @@ impl<P> LiveKeys<P> {
         self.state().tunnels_of(subject)
     }
 
-    /// Returns the subjects with tunnels, and their numbers of tunnels.
-    pub(in crate::master) fn subjects(&self) -> Vec<(LimitSubject, u32)> {
-        let state = self.state();
-        let relay = (LimitSubject::Relay, state.tunnels_of(LimitSubject::Relay));
-        let counts = state
-            .counts
-            .iter()
-            .map(|(subject, count)| (*subject, *count));
-        counts.chain([relay]).collect()
+    /// Returns the keys and accounts with tunnels.
+    pub(in crate::master) fn subjects(&self) -> Vec<LimitSubject> {
+        self.state().counts.keys().copied().collect()
     }
 
     /// Returns all pairs, the oldest first.

@@ -1,0 +1,129 @@
+//! The tokens of a store in memory, so that a request is admitted while the database is away.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use tokio::time::timeout;
+
+use crate::{
+    policy::{Token, TokenHash, TokenId, TokenRecord},
+    store::{MAX_PAGE, Store, StoreError},
+};
+
+/// How long a request waits for the newest tokens. Then those in memory apply.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The tokens of a store.
+pub(super) struct TokenTable {
+    store: Arc<Store>,
+    known: Mutex<Option<Arc<KnownTokens>>>,
+}
+
+/// The tokens up to a change.
+struct KnownTokens {
+    /// The counter of the change.
+    counter: i64,
+    records: Vec<TokenRecord>,
+}
+
+impl TokenTable {
+    /// Creates a table without tokens. It reads them when they are needed.
+    pub(super) fn new(store: Arc<Store>) -> Self {
+        TokenTable {
+            store,
+            known: Mutex::default(),
+        }
+    }
+
+    /// Returns the token with a hash. The time that it takes does not depend on the hashes.
+    ///
+    /// # Errors
+    /// If the database is away, and was so at all earlier calls.
+    pub(super) async fn find(&self, hash: &TokenHash) -> Result<Option<Token>, StoreError> {
+        let known = self.current().await?;
+        let mut found = None;
+        for record in &known.records {
+            if verify_slices_are_equal(&record.hash.0, &hash.0).is_ok() {
+                found = Some(&record.token);
+            }
+        }
+        Ok(found.cloned())
+    }
+
+    /// Whether a token is valid at a time. Without an answer of the database it stays so.
+    pub(super) async fn is_valid(&self, id: TokenId, now: i64) -> bool {
+        let Ok(known) = self.current().await else {
+            return true;
+        };
+        let mut tokens = known.records.iter().map(|record| &record.token);
+        tokens.any(|token| token.id == id && token.is_valid(now))
+    }
+
+    /// Whether any token is valid at a time.
+    ///
+    /// # Errors
+    /// The same as for [`TokenTable::find`].
+    pub(super) async fn has_valid(&self, now: i64) -> Result<bool, StoreError> {
+        let known = self.current().await?;
+        Ok(known
+            .records
+            .iter()
+            .any(|record| record.token.is_valid(now)))
+    }
+
+    /// Returns the newest tokens, or the known ones while the database is away.
+    async fn current(&self) -> Result<Arc<KnownTokens>, StoreError> {
+        let known = self.known();
+        if let Some(known) = &known
+            && !self.store.status().is_up()
+        {
+            return Ok(Arc::clone(known));
+        }
+        let counter = known.as_ref().map(|known| known.counter);
+        let loaded = timeout(LOOKUP_TIMEOUT, self.load(counter)).await;
+        match (loaded, known) {
+            (Ok(Ok(Some(newer))), _) => Ok(self.replace(newer)),
+            (_, Some(known)) => Ok(known),
+            (Ok(Err(error)), None) => Err(error),
+            (Ok(Ok(None)) | Err(_), None) => Err(StoreError::Away(format!(
+                "no answer within {} s",
+                LOOKUP_TIMEOUT.as_secs()
+            ))),
+        }
+    }
+
+    /// Reads all tokens, or none if nothing has changed since a counter.
+    async fn load(&self, known: Option<i64>) -> Result<Option<KnownTokens>, StoreError> {
+        // Tokens that change in between are read again at the next request.
+        let counter = self.store.change_counter().await?;
+        if known == Some(counter) {
+            return Ok(None);
+        }
+        let (mut records, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.store.tokens(after, MAX_PAGE).await?;
+            records.extend(page.items.into_iter().map(|stored| stored.record));
+            after = page.next;
+            if after.is_none() {
+                return Ok(Some(KnownTokens { counter, records }));
+            }
+        }
+    }
+
+    fn known(&self) -> Option<Arc<KnownTokens>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.clone()
+    }
+
+    /// Keeps the newer ones of the known and the loaded tokens.
+    fn replace(&self, loaded: KnownTokens) -> Arc<KnownTokens> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some(known) if known.counter > loaded.counter => Arc::clone(known),
+            _ => Arc::clone(known.insert(Arc::new(loaded))),
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! Writes the events of a master into the audit log of its database: registrations, tunnels, what is
+//! refused, and quotas. Changes of records are part of their transaction (`Change::record`).
+//!
+//! ```text
+//!  Events ──bounded──► AuditBatch ──each second──► database
+//!    └─ too many, or the database is away for long: dropped and counted
+//! ```
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::broadcast::{
+        Receiver,
+        error::{RecvError, TryRecvError},
+    },
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::{
+    events::{EventKind, EventPeer, MasterEvent},
+    policies::Clock,
+};
+use crate::{
+    policy::LimitSubject,
+    store::{AuditEntry, Store},
+};
+use report_proto::id::Id;
+
+/// The time between two batches.
+const BATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The time within which equal events are counted instead of repeated, in seconds.
+const REPEAT_TIME: i64 = 60;
+
+/// The most events that wait for the database.
+const MAX_WAITING: usize = 4_096;
+
+/// The most different events whose repetitions are counted. Others are repeated.
+const MAX_RECENT: usize = 4_096;
+
+/// The most rows of one registration. A larger one is a single row.
+const MAX_KEYS: usize = 16;
+
+/// How long the end of a master waits for the database.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Writes events into the audit log.
+#[derive(Debug)]
+pub(super) struct AuditWriter {
+    store: Arc<Store>,
+    clock: Arc<dyn Clock>,
+    dropped: AtomicU64,
+}
+
+impl AuditWriter {
+    /// Creates a writer.
+    pub(super) fn new(store: Arc<Store>, clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(AuditWriter {
+            store,
+            clock,
+            dropped: AtomicU64::new(0),
+        })
+    }
+
+    /// Returns how many events were dropped.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.load(Relaxed)
+    }
+
+    /// Writes events until `ended` is cancelled, and then those that are left.
+    ///
+    /// # Cancel safety
+    /// A dropped future loses the events of the last second.
+    pub(super) async fn run(&self, mut events: Receiver<MasterEvent>, ended: CancellationToken) {
+        let mut batch = AuditBatch::default();
+        let writing = self.write_batches(&mut events, &mut batch);
+        ended.run_until_cancelled(writing).await;
+        loop {
+            match events.try_recv() {
+                Ok(event) => self.add(&mut batch, event),
+                Err(TryRecvError::Lagged(missed)) => self.count_dropped(missed),
+                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+            }
+        }
+        batch.end_repetitions();
+        let written = timeout(FINISH_TIMEOUT, self.write(&mut batch));
+        if written.await.is_err() {
+            warn!("events of the last second are not in the audit log");
+        }
+    }
+
+    async fn write_batches(&self, events: &mut Receiver<MasterEvent>, batch: &mut AuditBatch) {
+        let mut batches = interval(BATCH_INTERVAL);
+        batches.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Ok(event) => self.add(batch, event),
+                    Err(RecvError::Lagged(missed)) => self.count_dropped(missed),
+                    Err(RecvError::Closed) => return,
+                },
+                _ = batches.tick() => {
+                    batch.end_old_repetitions(self.clock.seconds());
+                    self.write(batch).await;
+                }
+            }
+        }
+    }
+
+    fn add(&self, batch: &mut AuditBatch, event: MasterEvent) {
+        for entry in entries(event) {
+            if !batch.add(entry) {
+                self.count_dropped(1);
+            }
+        }
+    }
+
+    fn count_dropped(&self, events: u64) {
+        self.dropped.fetch_add(events, Relaxed);
+    }
+
+    /// Writes the events that wait. They stay if the database is away.
+    async fn write(&self, batch: &mut AuditBatch) {
+        match self.store.write_audit(&batch.waiting).await {
+            Ok(()) => batch.waiting.clear(),
+            Err(error) if error.is_away() => debug!(%error, "audit log not written"),
+            Err(error) => {
+                warn!(%error, "audit log not written");
+                // The database refuses these events, and would refuse them again.
+                self.count_dropped(batch.waiting.len() as u64);
+                batch.waiting.clear();
+            }
+        }
+    }
+}
+
+/// The events that wait for the database, and the repetitions of recent ones.
+#[derive(Debug, Default)]
+struct AuditBatch {
+    waiting: Vec<AuditEntry>,
+    /// Recent events without their times, with the time of the first one and the number of others.
+    recent: HashMap<AuditEntry, (i64, u32)>,
+}
+
+impl AuditBatch {
+    /// Adds an event. Returns `false` if it is dropped, because too many wait.
+    fn add(&mut self, entry: AuditEntry) -> bool {
+        let happened = entry.happened;
+        let timeless = AuditEntry {
+            happened: 0,
+            ..entry.clone()
+        };
+        if let Some((_, repeats)) = self.recent.get_mut(&timeless) {
+            *repeats = repeats.saturating_add(1);
+            return true;
+        }
+        if self.waiting.len() >= MAX_WAITING {
+            return false;
+        }
+        self.waiting.push(entry);
+        if self.recent.len() < MAX_RECENT {
+            self.recent.insert(timeless, (happened, 0));
+        }
+        true
+    }
+
+    /// Makes a row of the repetitions of each event that happened a minute ago.
+    fn end_old_repetitions(&mut self, now: i64) {
+        let is_old = |first: i64| now.saturating_sub(first) >= REPEAT_TIME || first > now;
+        self.end_repetitions_of(is_old);
+    }
+
+    /// Makes a row of the repetitions of each event.
+    fn end_repetitions(&mut self) {
+        self.end_repetitions_of(|_| true);
+    }
+
+    fn end_repetitions_of(&mut self, is_ended: impl Fn(i64) -> bool) {
+        let ended = self.recent.extract_if(|_, (first, _)| is_ended(*first));
+        // The number of recent events bounds these rows too.
+        let rows = ended.filter_map(|(entry, (first, repeats))| {
+            let repeats = repeats.checked_sub(1)?;
+            Some(AuditEntry {
+                happened: first,
+                repeats,
+                ..entry
+            })
+        });
+        self.waiting.extend(rows);
+    }
+}
+
+/// Returns the rows of an event.
+fn entries(event: MasterEvent) -> Vec<AuditEntry> {
+    let at = event.at;
+    let of_peer = |peer: &EventPeer, action: &str, subject: String, detail: String| AuditEntry {
+        happened: at,
+        actor: actor(peer),
+        address: peer.address.to_string(),
+        action: action.to_owned(),
+        subject,
+        detail,
+        repeats: 0,
+    };
+    let of_key = |peer: &EventPeer, action: &str, key: Id, detail: &str| {
+        let subject = LimitSubject::Key(key).to_string();
+        of_peer(peer, action, subject, detail.to_owned())
+    };
+    match event.kind {
+        EventKind::LinkDenied { peer, denied } => {
+            let detail = denied.code().to_owned();
+            vec![of_peer(&peer, "link.denied", String::new(), detail)]
+        }
+        EventKind::Registered { peer, keys } if keys.len() > MAX_KEYS => {
+            let detail = format!("{} keys", keys.len());
+            vec![of_peer(&peer, "key.registered", String::new(), detail)]
+        }
+        EventKind::Registered { peer, keys } => {
+            let rows = keys.into_iter();
+            rows.map(|key| of_key(&peer, "key.registered", key, ""))
+                .collect()
+        }
+        EventKind::RegistrationDenied { peer, key, denied } => {
+            vec![of_key(&peer, "registration.denied", key, denied.code())]
+        }
+        EventKind::TunnelUp { peer, key, .. } => vec![of_key(&peer, "tunnel.up", key, "")],
+        EventKind::AttachDenied { peer, key, denied } => {
+            vec![of_key(&peer, "attachment.denied", key, denied.code())]
+        }
+        EventKind::LinkRefused { address, reason } => vec![AuditEntry {
+            happened: at,
+            actor: String::new(),
+            address: address.to_string(),
+            action: "link.refused".to_owned(),
+            subject: String::new(),
+            detail: reason,
+            repeats: 0,
+        }],
+        EventKind::QuotaReached {
+            subject,
+            period,
+            percent,
+            ..
+        } => vec![AuditEntry {
+            happened: at,
+            actor: "master".to_owned(),
+            address: String::new(),
+            action: "quota.reached".to_owned(),
+            subject,
+            detail: format!("{percent} % of {period}"),
+            repeats: 0,
+        }],
+        EventKind::LinkUp { .. }
+        | EventKind::LinkEnded { .. }
+        | EventKind::TunnelEnded { .. }
+        | EventKind::PoliciesChanged { .. }
+        | EventKind::StoreDegraded { .. }
+        | EventKind::StoreRecovered => Vec::new(),
+    }
+}
+
+/// Returns the actor of a peer: its credential, its account, or its role.
+fn actor(peer: &EventPeer) -> String {
+    match (peer.credential, peer.account) {
+        (Some(credential), Some(account)) => format!("account {account} credential {credential}"),
+        (_, Some(account)) => format!("account {account}"),
+        (_, None) => peer.role.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{AccountId, CredentialId, Denied};
+    use report_proto::frame::Role;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn peer() -> EventPeer {
+        EventPeer {
+            link: 7,
+            role: Role::Client,
+            account: Some(AccountId(3)),
+            credential: Some(CredentialId(Id([1; 16]))),
+            address: [192, 0, 2, 1].into(),
+        }
+    }
+
+    fn event(kind: EventKind) -> MasterEvent {
+        MasterEvent { at: NOW, kind }
+    }
+
+    fn tunnel(key: u8) -> AuditEntry {
+        let key = Id([key; 16]);
+        let kind = EventKind::TunnelUp {
+            peer: peer(),
+            tunnel: 1,
+            key,
+        };
+        entries(event(kind)).remove(0)
+    }
+
+    #[test]
+    fn rows_name_the_actor_the_address_and_the_subject() {
+        let row = tunnel(2);
+        let credential = Id([1; 16]);
+        assert_eq!(row.actor, format!("account 3 credential {credential}"));
+        assert_eq!(row.address, "192.0.2.1");
+        assert_eq!(row.subject, format!("key {}", Id([2; 16])));
+        assert_eq!((&*row.action, row.happened), ("tunnel.up", NOW));
+        let kind = EventKind::LinkDenied {
+            peer: EventPeer {
+                credential: None,
+                account: None,
+                ..peer()
+            },
+            denied: Denied::AccountExpired,
+        };
+        let row = entries(event(kind)).remove(0);
+        assert_eq!((&*row.actor, &*row.detail), ("client", "account_expired"));
+        assert!(entries(event(EventKind::StoreRecovered)).is_empty());
+    }
+
+    #[test]
+    fn a_large_registration_is_one_row() {
+        for (number, rows) in [(1, 1), (16, 16), (17, 1)] {
+            let keys = (0..number).map(|key| Id([key; 16])).collect();
+            let kind = EventKind::Registered { peer: peer(), keys };
+            assert_eq!(entries(event(kind)).len(), rows, "{number}");
+        }
+    }
+
+    #[test]
+    fn repetitions_within_a_minute_are_one_row() {
+        let mut batch = AuditBatch::default();
+        for seconds in [0, 1, 2, 59] {
+            let happened = NOW + seconds;
+            assert!(batch.add(AuditEntry {
+                happened,
+                ..tunnel(1)
+            }));
+        }
+        assert!(batch.add(tunnel(2)));
+        assert_eq!(batch.waiting, [tunnel(1), tunnel(2)]);
+        batch.waiting.clear();
+        batch.end_old_repetitions(NOW + 59);
+        assert!(batch.waiting.is_empty());
+        batch.end_old_repetitions(NOW + 60);
+        let repeated = AuditEntry {
+            repeats: 2,
+            ..tunnel(1)
+        };
+        assert_eq!(batch.waiting, [repeated]);
+        assert!(batch.add(tunnel(1)));
+        assert_eq!(batch.waiting.len(), 2);
+    }
+
+    #[test]
+    fn events_beyond_the_bound_are_dropped() {
+        let mut batch = AuditBatch::default();
+        let entry = |number: usize| AuditEntry {
+            detail: number.to_string(),
+            ..tunnel(1)
+        };
+        for number in 0..MAX_WAITING {
+            assert!(batch.add(entry(number)));
+        }
+        assert!(!batch.add(entry(MAX_WAITING)));
+        assert!(batch.add(entry(0)), "a repetition takes no room");
+        batch.end_repetitions();
+        assert_eq!(batch.waiting.len(), MAX_WAITING + 1);
+    }
+}

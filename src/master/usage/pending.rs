@@ -1,0 +1,261 @@
+//! The increments that wait for the database. Pure: the time is an argument.
+//!
+//! ```text
+//!  add ──► [waiting] ──next──► [in flight] ──written──► gone
+//!              │                  └─ failed: the same flush again, with the same number
+//!              └─ too many: minutes become hours, then days
+//! ```
+
+use std::collections::BTreeMap;
+
+use super::meter::add;
+use crate::{
+    policy::{LimitSubject, Moved},
+    store::{LiveRow, MinuteUsage, QuotaCounter, QuotaUsage, UsageFlush},
+};
+
+/// The most increments of minutes that wait: 20 MB. While the database is away for long, the time of
+/// the oldest ones gets coarser, but no byte is lost.
+pub(super) const MAX_WAITING: usize = 200_000;
+
+/// The most rows of a flush, so that others wait for its transaction for about a second at most.
+pub(super) const MAX_ROWS: usize = 10_000;
+
+/// The lengths in seconds to which the times of increments are rounded when there are too many: an
+/// hour, a day, and without a time.
+const COARSER: [i64; 3] = [3_600, 86_400, i64::MAX];
+
+/// The increments that wait for the database.
+#[derive(Debug)]
+pub(super) struct PendingUsage {
+    minutes: BTreeMap<(i64, LimitSubject), Moved>,
+    quotas: BTreeMap<QuotaCounter, Moved>,
+    in_flight: Option<UsageFlush>,
+    /// The number of the latest flush.
+    sequence: i64,
+    max_waiting: usize,
+}
+
+impl PendingUsage {
+    /// Creates the increments of a new epoch. `max_waiting` is [`MAX_WAITING`], or less in tests.
+    pub(super) fn new(max_waiting: usize) -> Self {
+        PendingUsage {
+            minutes: BTreeMap::new(),
+            quotas: BTreeMap::new(),
+            in_flight: None,
+            sequence: 0,
+            max_waiting,
+        }
+    }
+
+    /// Adds bytes that a subject has moved at a time.
+    pub(super) fn add_usage(&mut self, subject: LimitSubject, moved: Moved, now: i64) {
+        let minute = start_of(now, 60);
+        add(self.minutes.entry((minute, subject)).or_default(), moved);
+        for length in COARSER {
+            if self.minutes.len() <= self.max_waiting {
+                return;
+            }
+            self.coarsen(length);
+        }
+    }
+
+    /// Adds bytes of a quota.
+    pub(super) fn add_quota(&mut self, counter: QuotaCounter, moved: Moved) {
+        add(self.quotas.entry(counter).or_default(), moved);
+    }
+
+    /// Returns the number of waiting increments of minutes, without those in flight.
+    pub(super) fn waiting(&self) -> usize {
+        self.minutes.len()
+    }
+
+    /// Whether everything is written.
+    pub(super) fn is_empty(&self) -> bool {
+        self.minutes.is_empty() && self.quotas.is_empty() && self.in_flight.is_none()
+    }
+
+    /// Returns the flush to write now: the one that has failed before, otherwise the oldest
+    /// increments, with these live numbers. A failed flush keeps its live numbers.
+    pub(super) fn next(&mut self, now: i64, live: impl FnOnce() -> Vec<LiveRow>) -> &UsageFlush {
+        let PendingUsage {
+            minutes,
+            quotas,
+            in_flight,
+            sequence,
+            ..
+        } = self;
+        let flush = in_flight.get_or_insert_with(|| {
+            *sequence = sequence.saturating_add(1);
+            UsageFlush {
+                sequence: *sequence,
+                beat: now,
+                minutes: first_minutes(minutes),
+                quotas: first_quotas(quotas),
+                live: live(),
+            }
+        });
+        flush.beat = now;
+        flush
+    }
+
+    /// Forgets the flush in flight, which is committed. Returns it.
+    pub(super) fn written(&mut self) -> Option<UsageFlush> {
+        self.in_flight.take()
+    }
+
+    /// Rounds the times of the waiting increments down.
+    fn coarsen(&mut self, length: i64) {
+        for ((minute, subject), moved) in std::mem::take(&mut self.minutes) {
+            let minute = start_of(minute, length);
+            add(self.minutes.entry((minute, subject)).or_default(), moved);
+        }
+    }
+}
+
+/// Returns the start of the interval of this length that contains a time.
+fn start_of(time: i64, length: i64) -> i64 {
+    time.saturating_sub(time.checked_rem_euclid(length).unwrap_or_default())
+}
+
+/// Takes the oldest increments of minutes.
+fn first_minutes(minutes: &mut BTreeMap<(i64, LimitSubject), Moved>) -> Vec<MinuteUsage> {
+    let first = std::iter::from_fn(|| minutes.pop_first());
+    first
+        .take(MAX_ROWS)
+        .map(|((minute, subject), moved)| MinuteUsage {
+            subject,
+            minute,
+            moved,
+        })
+        .collect()
+}
+
+/// Takes increments of quotas.
+fn first_quotas(quotas: &mut BTreeMap<QuotaCounter, Moved>) -> Vec<QuotaUsage> {
+    let first = std::iter::from_fn(|| quotas.pop_first());
+    first
+        .take(MAX_ROWS)
+        .map(|(counter, moved)| QuotaUsage { counter, moved })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::policy::AccountId;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn account(id: i64) -> LimitSubject {
+        LimitSubject::Account(AccountId(id))
+    }
+
+    fn moved(up: u64) -> Moved {
+        Moved { up, down: 0 }
+    }
+
+    fn next(pending: &mut PendingUsage) -> UsageFlush {
+        pending.next(NOW, Vec::new).clone()
+    }
+
+    fn total(flushes: &[UsageFlush]) -> u64 {
+        let minutes = flushes.iter().flat_map(|flush| &flush.minutes);
+        minutes.map(|row| row.moved.up).sum()
+    }
+
+    #[test]
+    fn a_failed_flush_is_repeated_unchanged() {
+        let mut pending = PendingUsage::new(MAX_WAITING);
+        pending.add_usage(account(1), moved(5), NOW);
+        let first = next(&mut pending);
+        pending.add_usage(account(1), moved(6), NOW);
+        assert_eq!(next(&mut pending), first);
+        let later = pending.next(NOW + 5, || panic!("the live numbers of the first attempt"));
+        assert_eq!((later.sequence, later.beat), (first.sequence, NOW + 5));
+        assert_eq!(pending.written().map(|flush| flush.sequence), Some(1));
+        let second = next(&mut pending);
+        assert_eq!((second.sequence, total(&[second.clone()])), (2, 6));
+        pending.written();
+        assert!(pending.is_empty());
+        assert_eq!(next(&mut pending).sequence, 3, "an empty flush is a beat");
+    }
+
+    #[test]
+    fn increments_of_a_minute_are_one_row() {
+        let mut pending = PendingUsage::new(MAX_WAITING);
+        for (subject, time) in [(1, 0), (1, 59), (1, 60), (2, 0)] {
+            pending.add_usage(account(subject), moved(1), NOW + time);
+        }
+        assert_eq!(pending.waiting(), 3);
+        let counter = QuotaCounter {
+            subject: account(1),
+            quota: "total".to_owned(),
+            period_start: 0,
+        };
+        pending.add_quota(counter.clone(), moved(2));
+        pending.add_quota(counter.clone(), moved(3));
+        let flush = next(&mut pending);
+        assert_eq!(flush.minutes.len(), 3);
+        let minutes: Vec<_> = flush.minutes.iter().map(|row| row.minute).collect();
+        assert_eq!(minutes, [NOW, NOW, NOW + 60]);
+        let moved = moved(5);
+        assert_eq!(flush.quotas, [QuotaUsage { counter, moved }]);
+    }
+
+    #[test]
+    fn a_flush_has_a_bound() {
+        let mut pending = PendingUsage::new(MAX_WAITING);
+        let rows = i64::try_from(MAX_ROWS).unwrap() + 1;
+        for id in 0..rows {
+            pending.add_usage(account(id), moved(1), NOW);
+        }
+        assert_eq!(next(&mut pending).minutes.len(), MAX_ROWS);
+        pending.written();
+        assert_eq!(next(&mut pending).minutes.len(), 1);
+    }
+
+    #[test]
+    fn a_long_outage_makes_the_times_coarser() {
+        let mut pending = PendingUsage::new(100);
+        for minute in 0..3 * 24 * 60 {
+            pending.add_usage(account(1), moved(1), NOW + minute * 60);
+            assert!(pending.waiting() <= 100);
+        }
+        let flush = next(&mut pending);
+        assert_eq!(total(&[flush.clone()]), 3 * 24 * 60);
+        let newest = flush.minutes.last().map(|row| row.minute).unwrap();
+        assert!(newest > NOW + 3 * 86_400 - 2 * 3_600, "{newest}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_byte_is_lost(
+            increments in prop::collection::vec((0_i64..20, 0_i64..1_000_000, 1_u64..1_000), 1..300),
+            failures in prop::collection::vec(any::<bool>(), 300),
+        ) {
+            let mut pending = PendingUsage::new(30);
+            let mut flushes = Vec::new();
+            let mut expected = 0;
+            for ((subject, time, bytes), fails) in increments.into_iter().zip(failures) {
+                pending.add_usage(account(subject), moved(bytes), NOW + time);
+                expected += bytes;
+                prop_assert!(pending.waiting() <= 30);
+                next(&mut pending);
+                if !fails {
+                    flushes.extend(pending.written());
+                }
+            }
+            while !pending.is_empty() {
+                next(&mut pending);
+                flushes.extend(pending.written());
+            }
+            prop_assert_eq!(total(&flushes), expected);
+            let sequences: Vec<_> = flushes.iter().map(|flush| flush.sequence).collect();
+            let in_order: Vec<_> = (1..).take(sequences.len()).collect();
+            prop_assert_eq!(sequences, in_order);
+        }
+    }
+}

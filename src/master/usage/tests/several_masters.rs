@@ -1,0 +1,80 @@
+//! Masters that share a database: each one knows its own bytes at once, and those of others after
+//! a flush.
+
+use super::*;
+
+#[test]
+fn bytes_of_another_master_count_after_a_read() {
+    let table = table(vec![quota()], Vec::new());
+    let mut quotas = Quotas::default();
+    let (mut first, mut second) = (Master::new(), Master::new());
+    first.charge(&table, 600, NOW);
+    second.charge(&table, 600, NOW);
+    first.synchronize(&mut quotas, NOW);
+    assert_eq!(first.charge(&table, 0, NOW).changed, []);
+    second.synchronize(&mut quotas, NOW);
+    let check = second.charge(&table, 0, NOW);
+    assert_eq!(check.changed, [(key(), slow())]);
+    assert_eq!(first.charge(&table, 0, NOW).changed, [], "not read yet");
+    first.synchronize(&mut quotas, NOW);
+    let check = first.charge(&table, 0, NOW);
+    assert_eq!(check.changed, [(key(), slow())]);
+}
+
+#[test]
+fn own_bytes_are_counted_once_at_each_step_of_a_flush() {
+    let table = table(vec![quota()], Vec::new());
+    let mut quotas = Quotas::default();
+    let mut master = Master::new();
+    let left = |master: &Master| master.ledger.book.left()[0].left;
+    master.charge(&table, 300, NOW);
+    assert_eq!(left(&master), 700);
+    let flush = master.next(NOW);
+    assert_eq!(left(&master), 700);
+    master.charge(&table, 100, NOW);
+    assert_eq!(left(&master), 600);
+    // The flush fails, and is repeated.
+    assert_eq!(master.next(NOW), flush);
+    quotas.add(&flush.quotas);
+    assert!(!master.ledger.written(), "the later bytes wait");
+    assert_eq!(left(&master), 600);
+    master.read(&quotas);
+    assert_eq!(left(&master), 600);
+    master.synchronize(&mut quotas, NOW);
+    assert_eq!(left(&master), 600);
+}
+
+#[test]
+fn a_master_that_starts_again_reads_what_was_counted() {
+    let table = table(vec![quota()], Vec::new());
+    let mut quotas = Quotas::default();
+    let mut before = Master::new();
+    before.charge(&table, 2_000, NOW);
+    before.synchronize(&mut quotas, NOW);
+    let mut after = Master::new();
+    assert!(!after.ledger.book.has_unread());
+    let check = after.charge(&table, 1, NOW);
+    assert_eq!(check.changed, []);
+    assert!(after.ledger.book.has_unread());
+    after.read(&quotas);
+    let check = after.charge(&table, 0, NOW);
+    assert_eq!(check.changed, [(key(), stopped())]);
+    assert!(!after.ledger.book.has_unread());
+}
+
+#[test]
+fn a_subject_whose_traffic_is_stopped_is_still_read() {
+    let table = table(vec![quota()], Vec::new());
+    let mut quotas = Quotas::default();
+    let mut master = Master::new();
+    master.charge(&table, 2_000, NOW);
+    master.synchronize(&mut quotas, NOW);
+    // No client uses it any more, and the operator resets the counter.
+    master.ledger.book.forget(|_| false);
+    quotas.0.clear();
+    master.read(&quotas);
+    let check = master.charge(&table, 0, NOW);
+    assert_eq!(check.changed, [(key(), QuotaState::default())]);
+    master.ledger.book.forget(|_| false);
+    assert!(master.ledger.book.is_empty());
+}
