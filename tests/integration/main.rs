@@ -3,6 +3,8 @@
 mod admin;
 #[cfg(feature = "store")]
 mod admin_api;
+#[cfg(feature = "store")]
+mod administration;
 mod bad_configuration;
 mod bad_peers;
 mod bench;

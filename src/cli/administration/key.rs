@@ -40,6 +40,8 @@ pub(super) struct KeyArguments {
 pub(super) enum KeyCommand {
     /// Add a key by its port key or its id
     Add(AddKey),
+    /// Print the id of a port key
+    Id(PortKeyFile),
     /// List the keys of an account, or all
     List(ListKeys),
     /// Show a key
@@ -58,6 +60,13 @@ pub(super) enum KeyCommand {
 pub(super) struct NamedKey {
     /// Label or id of the key
     key: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PortKeyFile {
+    /// File with the port key, or - for standard input
+    #[arg(long, value_name = "FILE")]
+    port_key: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -163,6 +172,11 @@ impl KeySource {
     }
 }
 
+/// Returns the output of `report key id`.
+fn id_text(file: &Path) -> anyhow::Result<Output> {
+    Ok(Zeroizing::new(format!("{}\n", derive(file)?)))
+}
+
 /// Derives the key id from the port key in a file.
 fn derive(file: &Path) -> anyhow::Result<Id> {
     let shown = file.display();
@@ -187,10 +201,19 @@ fn read_standard_input() -> anyhow::Result<Zeroizing<String>> {
 }
 
 impl KeyCommand {
+    /// Returns what the command prints, if it needs neither a master nor a database.
+    pub(super) fn run_alone(&self) -> Option<anyhow::Result<Output>> {
+        match self {
+            KeyCommand::Id(PortKeyFile { port_key }) => Some(id_text(port_key)),
+            _ => None,
+        }
+    }
+
     /// Runs the command. Returns what to print.
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<Output> {
         match self {
             KeyCommand::Add(arguments) => add(arguments, session).await,
+            KeyCommand::Id(PortKeyFile { port_key }) => id_text(&port_key),
             KeyCommand::List(ListKeys { account }) => list(account.as_deref(), session).await,
             KeyCommand::Show(NamedKey { key }) => show(&key, session).await,
             KeyCommand::Set(arguments) => set(arguments, session).await,

@@ -230,6 +230,7 @@ fn round_size(size: ByteSize) -> String {
         (1_000_000_000_000, "TB"),
         (1_000_000_000, "GB"),
         (1_000_000, "MB"),
+        (1_000, "KB"),
     ];
     let decimal = units
         .into_iter()

@@ -78,6 +78,11 @@ pub(super) enum LiveCommand {
 /// Fails when neither the master nor the database can be reached, or they refuse the command.
 pub(super) fn records(command: RecordCommand) -> anyhow::Result<ExitCode> {
     print(async {
+        if let RecordCommand::Key(arguments) = &command
+            && let Some(output) = arguments.command.run_alone()
+        {
+            return output;
+        }
         let session = command.target().open().await?;
         let output = command.run(&session).await;
         session.records.close().await;

@@ -37,6 +37,10 @@ web    {other}  -      valid  -        -
     assert_eq!(bench.run(&["key", "list"]).await, expected);
     let of_anna = bench.json(&["key", "list", "--account=anna"]).await;
     assert_eq!(of_anna.as_array().unwrap().len(), 1);
+    assert_eq!(
+        bench.run(&["key", "id", "--port-key", path]).await,
+        format!("{id}\n")
+    );
     let empty = bench.file("empty.key", "\n");
     let add = ["key", "add", "db", "--port-key", empty.to_str().unwrap()];
     let error = bench.try_run(&add).await.unwrap_err();
