@@ -8,7 +8,6 @@ use clap::{
     Args, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser as _},
 };
-
 use zeroize::Zeroizing;
 
 use super::{
