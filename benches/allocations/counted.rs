@@ -229,7 +229,7 @@ async fn start_master() -> anyhow::Result<(RoleThread, SocketAddr)> {
         let key = LinkKey::derive(Some(MASTER_KEY));
         let master = Master::bind(MasterParameters {
             trusted_proxies: TrustedProxies::default(),
-            ..MasterParameters::new(&config, vec![listen_at], key, NonZeroUsize::MIN)
+            ..MasterParameters::new(&config, vec![listen_at], Some(key), NonZeroUsize::MIN)
         })?;
         // Somebody waits for it, or the run has ended.
         let _ = listening.send(master.local_addr());

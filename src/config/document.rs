@@ -9,7 +9,8 @@ use std::{fmt, path::Path};
 use serde::de::DeserializeOwned;
 
 use super::{
-    ClientConfig, Config, LoadedConfig, PortConfig, RoleConfig, ServerConfig, Warning,
+    ClientConfig, CommonConfig, Config, LoadedConfig, PortConfig, RoleConfig, ServerConfig,
+    Warning,
     error::{ConfigProblem, Fault, FieldPath, InvalidValue, PathSegment, Position, nearest},
     mode::{Mode, fields_of},
     node::{Node, NodeReader, NodeValue},
@@ -50,7 +51,7 @@ pub(super) fn read(
         problems: Vec::new(),
     };
     document.check_field_names();
-    let common = document.read();
+    let common = document.read::<CommonConfig>();
     let role = document.role();
     let mut checks = RoleChecks {
         document,

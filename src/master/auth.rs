@@ -9,14 +9,11 @@ use std::{
 
 use tracing::{debug, warn};
 
-use super::{
-    identity::{CredentialLookup, Identity},
-    log_limit::LogLimit,
-};
+use super::identity::{CredentialLookup, Identity};
 use crate::{
     link::authenticate::{self, Hello, HelloError},
     net::websocket::MessageSocket,
-    throttle::Throttle,
+    throttle::{LogLimit, Throttle},
 };
 use report_proto::{
     crypto::LinkKey,

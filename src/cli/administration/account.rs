@@ -17,7 +17,7 @@ use crate::{
 
 /// The arguments of `report account`.
 #[derive(Debug, Args)]
-pub(super) struct AccountArguments {
+pub(in crate::cli) struct AccountArguments {
     #[command(flatten)]
     pub(super) target: TargetArguments,
     #[command(subcommand)]

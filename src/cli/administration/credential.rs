@@ -32,7 +32,7 @@ use report_proto::{
 
 /// The arguments of `report credential`.
 #[derive(Debug, Args)]
-pub(super) struct CredentialArguments {
+pub(in crate::cli) struct CredentialArguments {
     #[command(flatten)]
     pub(super) target: TargetArguments,
     #[command(subcommand)]

@@ -29,7 +29,7 @@ const PORT_KEY_MAX: u64 = 1024 * 1024;
 
 /// The arguments of `report key`.
 #[derive(Debug, Args)]
-pub(super) struct KeyArguments {
+pub(in crate::cli) struct KeyArguments {
     #[command(flatten)]
     pub(super) target: TargetArguments,
     #[command(subcommand)]

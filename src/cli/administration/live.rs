@@ -18,7 +18,7 @@ use crate::{policy::AccountId, store::MAX_PAGE};
 
 /// The arguments of a command on live values.
 #[derive(Debug, Args)]
-pub(super) struct LiveArguments {
+pub(in crate::cli) struct LiveArguments {
     #[command(flatten)]
     target: TargetArguments,
 }

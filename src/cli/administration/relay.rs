@@ -16,7 +16,7 @@ use crate::{
 
 /// The arguments of `report relay`.
 #[derive(Debug, Args)]
-pub(super) struct RelayArguments {
+pub(in crate::cli) struct RelayArguments {
     #[command(flatten)]
     pub(super) target: TargetArguments,
     #[command(subcommand)]

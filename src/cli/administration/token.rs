@@ -29,7 +29,7 @@ const ROLES: [&str; 3] = ["read", "operate", "own"];
 
 /// The arguments of `report token`.
 #[derive(Debug, Args)]
-pub(super) struct TokenArguments {
+pub(in crate::cli) struct TokenArguments {
     #[command(flatten)]
     pub(super) target: TargetArguments,
     #[command(subcommand)]

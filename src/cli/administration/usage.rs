@@ -29,7 +29,7 @@ const USUAL_STEPS: i64 = 24;
 
 /// The arguments of `report usage`.
 #[derive(Debug, Args)]
-pub(super) struct UsageArguments {
+pub(in crate::cli) struct UsageArguments {
     #[command(flatten)]
     pub(super) target: TargetArguments,
     #[command(flatten)]

@@ -60,8 +60,10 @@ async fn a_secret_goes_to_a_file_or_stays_with_its_owner() {
     let id = Credential::derive(&secret).id().to_string();
     assert!(added.contains(&id), "{added}");
     // An existing file is not replaced, and nothing is added.
-    let error = bench.try_run(&["token", "add", "ci", "--role=read", "--write", path]);
-    let error = error.await.unwrap_err();
+    let error = bench
+        .try_run(&["token", "add", "ci", "--role=read", "--write", path])
+        .await
+        .unwrap_err();
     assert!(
         error.contains("choose a file that does not exist"),
         "{error}"
@@ -95,8 +97,10 @@ async fn a_secret_goes_to_a_file_or_stays_with_its_owner() {
         (&Value::Null, &Value::Null)
     );
     let text = secret.to_text();
-    let error = bench.try_run(&["credential", "add", "anna", "tv", "--verifier", &text]);
-    let error = error.await.unwrap_err();
+    let error = bench
+        .try_run(&["credential", "add", "anna", "tv", "--verifier", &text])
+        .await
+        .unwrap_err();
     assert!(
         error.contains("--verifier") && !error.contains("rc1_"),
         "{error}"

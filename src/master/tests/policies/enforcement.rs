@@ -15,7 +15,6 @@ async fn revoked_credential_ends_its_links_and_others_continue() {
     changes.credentials.push(credential);
     let affected = master.change(changes);
     let id = record((2, Role::Server)).credential.id;
-    let id = record((2, Role::Server)).credential.id;
     assert!(affected.credentials.contains(&id));
     revoked.expect_error(Code::Denied).await;
     let reason = master.denied(2, Role::Server, 2).await;
