@@ -21,7 +21,7 @@ const SECRET_PREFIXES: [&str; 3] = ["rt1_", "rc1_", "rv1_"];
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
     status: StatusCode,
-    body: ErrorBody,
+    body: Box<ErrorBody>,
     retry_after: Option<u64>,
 }
 
@@ -30,13 +30,13 @@ impl Refusal {
     pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Refusal {
             status: status_of(code),
-            body: ErrorBody {
+            body: Box::new(ErrorBody {
                 code,
                 message: message.into(),
                 field: None,
                 value: None,
                 problems: Vec::new(),
-            },
+            }),
             retry_after: None,
         }
     }
@@ -135,7 +135,7 @@ impl From<AdministrationError> for Refusal {
             }
             code => Refusal {
                 status: status_of(code),
-                body: failure.body(),
+                body: Box::new(failure.body()),
                 retry_after: None,
             },
         }
@@ -152,7 +152,7 @@ impl IntoResponse for Refusal {
                 HeaderValue::from_static("Bearer realm=\"rePort\""),
             )),
         ];
-        let mut response = (self.status, Json(without_secrets(self.body))).into_response();
+        let mut response = (self.status, Json(without_secrets(*self.body))).into_response();
         response.headers_mut().extend(fields.into_iter().flatten());
         response
     }
@@ -263,7 +263,7 @@ mod tests {
             assert_eq!(hide_secrets(&text), shown);
         }
         let refusal = Refusal::invalid(&secret, format!("unknown {secret}"));
-        let body = without_secrets(refusal.body);
+        let body = without_secrets(*refusal.body);
         assert!(!serde_json::to_string(&body).unwrap().contains(&secret));
     }
 

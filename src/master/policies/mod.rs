@@ -212,7 +212,7 @@ impl MasterPolicies {
     }
 
     /// Changes the live numbers of the other masters.
-    #[cfg(feature = "store")]
+    #[cfg(any(feature = "store", test))]
     pub(super) fn set_others(&self, others: HashMap<LimitSubject, LiveCounts>) {
         self.usage().others = others;
     }
@@ -241,8 +241,8 @@ impl MasterPolicies {
     }
 
     /// Returns a number that differs after each change of the table.
-    #[cfg(feature = "store")]
-    pub(super) fn version(&self) -> u64 {
+    #[must_use]
+    pub fn version(&self) -> u64 {
         self.version.load(Relaxed)
     }
 

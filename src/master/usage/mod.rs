@@ -206,7 +206,7 @@ impl Usage {
 
     /// Reads the sums of quotas over all masters.
     async fn read_quotas(&self) -> Result<(), StoreError> {
-        let asked = self.ledger().book.to_read(MAX_READS);
+        let asked = self.ledger().book.counters_to_read(MAX_READS);
         if asked.is_empty() {
             return Ok(());
         }

@@ -184,7 +184,10 @@ mod tests {
         assert_eq!((later.sequence, later.beat), (first.sequence, NOW + 5));
         assert_eq!(pending.written().map(|flush| flush.sequence), Some(1));
         let second = next(&mut pending);
-        assert_eq!((second.sequence, total(&[second.clone()])), (2, 6));
+        assert_eq!(
+            (second.sequence, total(std::slice::from_ref(&second))),
+            (2, 6)
+        );
         pending.written();
         assert!(pending.is_empty());
         assert_eq!(next(&mut pending).sequence, 3, "an empty flush is a beat");
@@ -232,7 +235,7 @@ mod tests {
             assert!(pending.waiting() <= 100);
         }
         let flush = next(&mut pending);
-        assert_eq!(total(&[flush.clone()]), 3 * 24 * 60);
+        assert_eq!(total(std::slice::from_ref(&flush)), 3 * 24 * 60);
         let times = flush.minutes.iter().map(|row| row.minute);
         let (oldest, newest) = (times.clone().min().unwrap(), times.max().unwrap());
         assert!(oldest >= start_of(NOW, HOUR), "{oldest}");

@@ -343,7 +343,7 @@ impl QuotaBook {
 
     /// Returns at most about `most` counters to read: those that have not been read, those of busy
     /// subjects, and then others in turn.
-    pub(super) fn to_read(&mut self, most: usize) -> Vec<QuotaCounter> {
+    pub(super) fn counters_to_read(&mut self, most: usize) -> Vec<QuotaCounter> {
         let mut wanted = BTreeSet::new();
         for (subject, tracked) in &mut self.subjects {
             let is_unread = tracked.counters.iter().any(|counter| !counter.is_read);

@@ -50,7 +50,7 @@ async fn operator_lists_ends_and_blocks() {
     client.expect_close(2, Code::Denied).await;
     client.attach(3, PORT).await;
     client.expect_close(3, Code::Denied).await;
-    assert_eq!(operator.blocks(), [block.clone()]);
+    assert_eq!(operator.blocks(), std::slice::from_ref(&block));
     assert!(operator.unblock(block.number) && !operator.unblock(block.number));
     for _ in 0..2 {
         assert!(matches!(server.next().await, Frame::Close { .. }));
