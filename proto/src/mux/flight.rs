@@ -116,33 +116,6 @@ impl Flight {
         }
     }
 
-    /// Marks the bytes that left on `lane` as lost, except its first `kept` ones.
-    pub(super) fn lose_after(&mut self, lane: LaneId, kept: u64) {
-        let (mut rest, mut index) = (kept, 0_usize);
-        while let Some(segment) = self.segments.get_mut(index) {
-            index = index.saturating_add(1);
-            if segment.lane != Some(lane) {
-                continue;
-            }
-            let length = segment.end.saturating_sub(segment.begin);
-            let keep = rest.min(length);
-            rest = rest.saturating_sub(keep);
-            self.lost = self.lost.saturating_add(length.saturating_sub(keep));
-            let lost = Segment {
-                begin: segment.begin.saturating_add(keep),
-                lane: None,
-                ..*segment
-            };
-            if keep == 0 {
-                *segment = lost;
-            } else if keep < length {
-                segment.end = lost.begin;
-                self.segments.insert(index, lost);
-                index = index.saturating_add(1);
-            }
-        }
-    }
-
     /// Forgets the bytes before `offset`.
     pub(super) fn acknowledge(&mut self, offset: u64) {
         while let Some(first) = self.segments.front_mut() {
@@ -211,26 +184,6 @@ mod tests {
             (70, Some((180, 70))),
             "the rest is still on its lane"
         );
-    }
-
-    #[test]
-    fn last_bytes_of_a_lane_are_sent_again_without_the_first() {
-        let mut flight = Flight::default();
-        flight.sent(0, 100, A);
-        flight.sent(100, 150, B);
-        flight.sent(150, 250, A);
-        flight.lose_after(A, 120);
-        assert_eq!((flight.lost(), flight.first_lost()), (80, Some((170, 80))));
-        flight.lose_after(A, 120);
-        assert_eq!(flight.lost(), 80, "what is kept stays");
-        flight.lose_after(A, 40);
-        assert_eq!((flight.lost(), flight.first_lost()), (160, Some((40, 60))));
-        flight.sent_again(60, B);
-        assert_eq!(flight.first_lost(), Some((150, 20)));
-        flight.lose_after(B, 0);
-        assert_eq!((flight.lost(), flight.first_lost()), (210, Some((40, 60))));
-        flight.acknowledge(250);
-        assert_eq!((flight.lost(), flight.first_lost()), (0, None));
     }
 
     #[test]

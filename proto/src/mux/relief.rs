@@ -2,16 +2,16 @@
 //!
 //! One lane carries everything, up to the credit of the tunnel, and a relay may accept all of it
 //! while the connection behind it is slow: losses limit it, which is why further lanes join. The
-//! streams would then wait until the slow lane has delivered its queue. So what waits there leaves
-//! on the others too, and the new lane takes over the small frames. The receiver ignores what it has
-//! already.
+//! streams would then wait until the slow lane has delivered its queue, some for the bytes of
+//! others. So what waits there leaves on the others too, and the new lane takes over the small
+//! frames. The receiver ignores what it has already.
 
 use std::time::{Duration, Instant};
 
 use super::{LaneId, Mux};
 
-/// The bytes of all streams that are left to the first lane: what it delivers soon.
-const KEPT: u64 = 64 * 1024;
+/// A queue of fewer bytes is not worth a repetition.
+const QUEUE_MIN: u64 = 64 * 1024;
 
 /// A lane has a long queue if a PING takes more than this many times the minimum round trip, and more
 /// than this time. A full path with a queue of one round trip is not enough.
@@ -22,29 +22,19 @@ impl Mux {
     /// Repeats on the other lanes what waits on `old`, which was the only lane until now, if its
     /// queue is long. Makes `new` the control lane then.
     pub(super) fn relieve(&mut self, now: Instant, old: LaneId, new: LaneId) {
-        let under_way = self
-            .send_totals
-            .retained
-            .saturating_sub(self.send_totals.unsent);
-        if under_way <= KEPT || !self.has_long_queue(now) || !self.resume_state.is_flowing() {
+        let totals = &self.send_totals;
+        let under_way = totals.retained.saturating_sub(totals.unsent);
+        if under_way < QUEUE_MIN || !self.resume_state.is_flowing() || !self.has_long_queue(now) {
             return;
         }
-        let ids = self.sorted_streams();
-        let is_sending = |id| {
-            self.streams
-                .get(id)
-                .is_some_and(|one| one.send.has_flight())
-        };
-        let sending = ids.iter().filter(|id| is_sending(*id)).count() as u64;
-        let kept = KEPT.checked_div(sending).unwrap_or(KEPT);
-        for id in ids {
-            if let Some(stream) = self.streams.get_mut(&id) {
-                self.send_totals
-                    .track(&mut stream.send, |send| send.lose_after(old, kept));
-                self.schedule_send(id);
-            }
-        }
         self.lanes.set_control(new);
+        self.lane_flows.report_again();
+        self.window.send_limit_again();
+        for id in self.repeat_streams(&[old], u64::MAX, |_| true) {
+            self.ack_immediately(id);
+        }
+        // The PING under way measures the queue.
+        self.rtt.reset();
         self.update_budget();
     }
 

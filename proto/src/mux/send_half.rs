@@ -263,17 +263,6 @@ impl SendHalf {
         self.repeat_end();
     }
 
-    /// Queues what was sent on `lane` and not acknowledged for retransmission, except its first
-    /// `kept` bytes.
-    pub(super) fn lose_after(&mut self, lane: LaneId, kept: u64) {
-        self.flight.lose_after(lane, kept);
-    }
-
-    /// Returns whether bytes were sent and not acknowledged.
-    pub(super) fn has_flight(&self) -> bool {
-        self.next > self.acknowledged
-    }
-
     fn repeat_end(&mut self) {
         self.end_due |= self.end_sent && (!self.end_acknowledged || self.reset_after_fin);
     }
