@@ -45,6 +45,9 @@ pub trait AdministeredMaster: Send + Sync {
     /// tunnels at present.
     fn limits(&self) -> Vec<LimitsInForce>;
 
+    /// Reports that the admin API has refused a token, as an event and for the audit log.
+    fn report_refused_token(&self, address: IpAddr, reason: String);
+
     /// Returns the events from now on. A receiver that is too slow misses some.
     fn events(&self) -> broadcast::Receiver<MasterEvent>;
 

@@ -12,7 +12,7 @@ use tracing::info;
 
 use super::{
     administered::{AdministeredMaster, Block, LimitsInForce, LiveLink, LiveTunnel, MasterStatus},
-    events::MasterEvent,
+    events::{EventKind, MasterEvent},
     identity::Identity,
     policies::{TunnelView, denied_notice, limits_of, rate_subject},
     rates::{PerDirection, RateSubject},
@@ -227,6 +227,11 @@ impl AdministeredMaster for Administrator {
             self.limits_in_force(subject, &key_links, throttled.unwrap_or_default())
         });
         limits.collect()
+    }
+
+    fn report_refused_token(&self, address: IpAddr, reason: String) {
+        let events = &self.0.router.policies.events;
+        events.send(self.now(), || EventKind::TokenRefused { address, reason });
     }
 
     fn events(&self) -> broadcast::Receiver<MasterEvent> {
