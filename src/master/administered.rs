@@ -27,12 +27,12 @@ pub trait AdministeredMaster: Send + Sync {
     /// the tunnel existed.
     fn end_tunnel(&self, tunnel: u64) -> bool;
 
-    /// Ends a link and refuses its peer for a time: the credential, or the address without one.
-    /// Returns `None` if the link is not up, or if there are too many blocks.
+    /// Refuses the peer of a link for a time: the credential, or the address without one. Ends all
+    /// links of that peer. Returns `None` if the link is not up, or if there are too many blocks.
     fn block_link(&self, link: u64, time: Duration) -> Option<Block>;
 
-    /// Ends a tunnel and refuses its client at the key for a time. Returns `None` if the tunnel does
-    /// not exist, or if there are too many blocks.
+    /// Refuses the client of a tunnel at its key for a time. Ends all tunnels of that client to the
+    /// key. Returns `None` if the tunnel does not exist, or if there are too many blocks.
     fn block_tunnel(&self, tunnel: u64, time: Duration) -> Option<Block>;
 
     /// Returns the blocks that are in force.
@@ -44,6 +44,9 @@ pub trait AdministeredMaster: Send + Sync {
     /// Returns the limits of the relay, and of the accounts and keys with links, registrations or
     /// tunnels at present.
     fn limits(&self) -> Vec<LimitsInForce>;
+
+    /// Reports that the admin API has refused a token, as an event and for the audit log.
+    fn report_refused_token(&self, address: IpAddr, reason: String);
 
     /// Returns the events from now on. A receiver that is too slow misses some.
     fn events(&self) -> broadcast::Receiver<MasterEvent>;

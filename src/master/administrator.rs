@@ -12,7 +12,7 @@ use tracing::info;
 
 use super::{
     administered::{AdministeredMaster, Block, LimitsInForce, LiveLink, LiveTunnel, MasterStatus},
-    events::MasterEvent,
+    events::{EventKind, MasterEvent},
     identity::Identity,
     policies::{TunnelView, denied_notice, limits_of, rate_subject},
     rates::{PerDirection, RateSubject},
@@ -193,7 +193,7 @@ impl AdministeredMaster for Administrator {
         let link = self.link(link)?;
         let peer = &link.peer;
         let block = self.block(peer.identity, peer.visitor, None, time)?;
-        self.0.router.end_denied(&link, Denied::Blocked);
+        self.0.router.end_blocked_links();
         Some(block)
     }
 
@@ -201,7 +201,10 @@ impl AdministeredMaster for Administrator {
         let tunnel = self.tunnel(tunnel)?;
         let (first, _) = tunnel.pairs.first()?;
         let identity = first.tunnel.client;
-        let block = self.block(identity, first.visitor, Some(first.tunnel.key), time)?;
+        let key = first.tunnel.key;
+        let block = self.block(identity, first.visitor, Some(key), time)?;
+        self.0.router.close_blocked_tunnels(key);
+        // A client without a credential may have several addresses.
         close_all(&tunnel, &denied_notice(Denied::Blocked));
         Some(block)
     }
@@ -224,6 +227,11 @@ impl AdministeredMaster for Administrator {
             self.limits_in_force(subject, &key_links, throttled.unwrap_or_default())
         });
         limits.collect()
+    }
+
+    fn report_refused_token(&self, address: IpAddr, reason: String) {
+        let events = &self.0.router.policies.events;
+        events.send(self.now(), || EventKind::TokenRefused { address, reason });
     }
 
     fn events(&self) -> broadcast::Receiver<MasterEvent> {

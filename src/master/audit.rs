@@ -1,5 +1,5 @@
-//! Writes the events of a master into the audit log of its database: registrations, tunnels, what is
-//! refused, and quotas. Changes of records are part of their transaction (`Change::record`).
+//! Writes the events of a master into the audit log of its database: registrations, tunnels, links and
+//! tokens that are refused, and quotas. Changes of records are part of their transaction (`Change::record`).
 //!
 //! ```text
 //!  Events ──bounded──► AuditBatch ──each second──► database
@@ -8,6 +8,7 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -233,10 +234,12 @@ fn entries(event: MasterEvent) -> Vec<AuditEntry> {
             Some(key),
             denied(why),
         )],
-        EventKind::LinkRefused { address, reason } => vec![AuditEntry {
-            address: address.to_string(),
-            ..entry(at, "link.refused", reason)
-        }],
+        EventKind::LinkRefused { address, reason } => {
+            vec![of_stranger(at, address, "link.refused", reason)]
+        }
+        EventKind::TokenRefused { address, reason } => {
+            vec![of_stranger(at, address, "token.refused", reason)]
+        }
         EventKind::QuotaReached {
             subject,
             period,
@@ -277,6 +280,14 @@ fn entry(happened: i64, action: &str, detail: String) -> AuditEntry {
         subject: String::new(),
         detail,
         repeats: 0,
+    }
+}
+
+/// Returns a row about an address whose peer is unknown.
+fn of_stranger(happened: i64, address: IpAddr, action: &str, detail: String) -> AuditEntry {
+    AuditEntry {
+        address: address.to_string(),
+        ..entry(happened, action, detail)
     }
 }
 
@@ -357,6 +368,15 @@ mod tests {
         let row = entries(event(kind)).remove(0);
         assert_eq!((&*row.actor, &*row.detail), ("client", "account_expired"));
         assert!(entries(event(EventKind::StoreRecovered)).is_empty());
+        let kind = EventKind::TokenRefused {
+            address: [192, 0, 2, 8].into(),
+            reason: "the token is wrong".to_owned(),
+        };
+        let row = entries(event(kind)).remove(0);
+        assert_eq!(
+            (&*row.action, &*row.address, &*row.detail),
+            ("token.refused", "192.0.2.8", "the token is wrong")
+        );
     }
 
     #[test]

@@ -28,8 +28,12 @@ pub(super) struct Authenticator {
     client_key: LinkKey,
     credentials: Arc<dyn CredentialLookup>,
     timeout: Duration,
-    throttle: Mutex<Throttle>,
+    throttle: Mutex<Throttle<ProvenInstance>>,
 }
+
+/// A process that has proven a secret: its credential, or none for the master key, and its instance.
+/// The holder of a credential is not exempt when it tries master keys.
+type ProvenInstance = (Option<Id>, Id);
 
 /// A role whose HELLO was verified.
 #[derive(Debug)]
@@ -189,8 +193,9 @@ impl Authenticator {
         address: IpAddr,
         now: Instant,
     ) -> Result<(Identity, LinkKey), AuthError> {
-        let (role, instance) = (hello.claims.role, hello.claims.instance);
+        let role = hello.claims.role;
         let credential = hello.credential();
+        let instance = (credential, hello.claims.instance);
         if role == Role::Client && credential.is_none() {
             return if hello.verify_proof(&self.client_key) {
                 Ok((Identity::Anonymous, self.client_key.clone()))
@@ -239,7 +244,7 @@ impl Authenticator {
         })
     }
 
-    fn throttle(&self) -> MutexGuard<'_, Throttle> {
+    fn throttle(&self) -> MutexGuard<'_, Throttle<ProvenInstance>> {
         self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -65,6 +65,14 @@ pub enum EventKind {
         /// The reason.
         reason: String,
     },
+    /// The admin API has refused a token.
+    TokenRefused {
+        /// The address of the request.
+        #[cfg_attr(feature = "store", schema(value_type = String))]
+        address: IpAddr,
+        /// The reason.
+        reason: String,
+    },
     /// A policy has refused or ended a link.
     LinkDenied {
         /// The peer.

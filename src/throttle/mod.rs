@@ -12,6 +12,7 @@ mod token_bucket;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    hash::Hash,
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -31,24 +32,36 @@ pub const THROTTLE_REFILL: Duration = Duration::from_secs(10);
 /// bytes each: 512 KiB.
 const MAX_PARTIES: usize = 8_192;
 
-/// The most authenticated instances remembered. The oldest is forgotten first. At about 64 bytes
-/// each: 1 MiB.
+/// The most authenticated instances remembered. The oldest is forgotten first. At about 100 bytes
+/// each: 1.6 MiB.
 const MAX_INSTANCES: usize = 16_384;
 
-/// The record of wrong proofs.
-#[derive(Debug, Default)]
-pub struct Throttle {
+/// The record of wrong proofs. `N` names what has proven a secret. If peers hold different secrets,
+/// the name contains the secret that was proven: the holder of one may not guess another.
+#[derive(Debug)]
+pub struct Throttle<N = Id> {
     buckets: HashMap<IpAddr, TokenBucket>,
     /// The parties in `buckets`, in the order in which they were added.
     order: VecDeque<IpAddr>,
-    known: HashSet<Id>,
-    known_order: VecDeque<Id>,
+    known: HashSet<N>,
+    known_order: VecDeque<N>,
 }
 
-impl Throttle {
+impl<N> Default for Throttle<N> {
+    fn default() -> Self {
+        Throttle {
+            buckets: HashMap::new(),
+            order: VecDeque::new(),
+            known: HashSet::new(),
+            known_order: VecDeque::new(),
+        }
+    }
+}
+
+impl<N: Copy + Eq + Hash> Throttle<N> {
     /// Whether the HELLO of this instance must be refused without verifying its proof.
     #[must_use]
-    pub fn refuses(&self, now: Instant, address: IpAddr, instance: Id) -> bool {
+    pub fn refuses(&self, now: Instant, address: IpAddr, instance: N) -> bool {
         !self.known.contains(&instance) && self.throttles(now, address)
     }
 
@@ -76,7 +89,7 @@ impl Throttle {
     }
 
     /// Records an instance that has proven the secret.
-    pub fn record_success(&mut self, instance: Id) {
+    pub fn record_success(&mut self, instance: N) {
         if !self.known.insert(instance) {
             return;
         }
@@ -167,7 +180,7 @@ mod tests {
     #[test]
     fn memory_is_bounded_for_many_addresses_and_instances() {
         let now = Instant::now();
-        let mut throttle = Throttle::default();
+        let mut throttle = Throttle::<Id>::default();
         for number in 0..3 * MAX_PARTIES as u32 {
             throttle.record_failure(now, IpAddr::V4(number.into()));
             throttle.record_success(Id(u128::from(number).to_be_bytes()));

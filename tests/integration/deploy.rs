@@ -71,6 +71,43 @@ fn fail2ban_finds_the_addresses_of_wrong_keys() {
 }
 
 #[test]
+fn fail2ban_finds_the_addresses_of_wrong_tokens() {
+    for format in ["text", "json"] {
+        let admin = ports::free();
+        let testbed = Testbed::new(Front::Direct);
+        let mut master = testbed.master(json!({
+            "log_format": format,
+            "log_level": "info",
+            "store": "sqlite:keys.db",
+            "admin": {"listen_at": admin.to_string()},
+        }));
+        wait::until_true("the admin address listens", || {
+            ports::has_listener_at(admin)
+        });
+        for letter in ["A", "B"] {
+            let token = format!("Authorization: Bearer rt1_{}", letter.repeat(43));
+            let mut curl = programs::command("curl");
+            curl.args([
+                "--silent",
+                "--show-error",
+                "--noproxy",
+                "*",
+                "--header",
+                &token,
+            ]);
+            let url = format!("http://{admin}/v1/status");
+            let answer = programs::run(curl.arg(url)).succeeded();
+            assert_eq!(answer.json()["code"], "unauthorized");
+        }
+        master.stop();
+        let log = testbed.folder().join("master.log");
+        assert_eq!(banned(&log), ["127.0.0.1"; 2], "{format}");
+        let text = fs::read_to_string(&log).expect("the log");
+        assert!(!text.contains("rt1_"), "{text}");
+    }
+}
+
+#[test]
 fn a_peer_cannot_have_another_address_banned() {
     let folder = tempfile::tempdir().expect("a folder for the test");
     let log = folder.path().join("log");

@@ -26,11 +26,15 @@ use super::{Api, refusal::Refusal, token_table::TokenTable};
 use crate::{
     admin::connection::{AdminConnection, Origin},
     administration::{Actor, ActorKind, AdministrationError, Clock, TokenSecret},
-    policy::{TokenHash, TokenRole},
+    master::AdministeredMaster,
+    policy::{Token, TokenHash, TokenRole},
     store::{Store, StoreError},
     throttle::{LogLimit, Throttle},
 };
 use report_proto::id::Id;
+
+/// The reason for which an unknown token is refused.
+const WRONG: &str = "the token is wrong";
 
 /// The paths below which changes need `operate` only.
 const OPERATED: [&str; 3] = ["/v1/links", "/v1/tunnels", "/v1/blocks"];
@@ -38,16 +42,23 @@ const OPERATED: [&str; 3] = ["/v1/links", "/v1/tunnels", "/v1/blocks"];
 /// Admits requests.
 pub(super) struct Gate {
     tokens: TokenTable,
+    /// Gets the refused tokens.
+    master: Arc<dyn AdministeredMaster>,
     clock: Clock,
     throttle: Mutex<Throttle>,
     log_limit: LogLimit,
 }
 
 impl Gate {
-    /// Creates the gate of a store.
-    pub(super) fn new(store: Arc<Store>, clock: Clock) -> Self {
+    /// Creates the gate of a master and its store.
+    pub(super) fn new(
+        store: Arc<Store>,
+        master: Arc<dyn AdministeredMaster>,
+        clock: Clock,
+    ) -> Self {
         Gate {
             tokens: TokenTable::new(store),
+            master,
             clock,
             throttle: Mutex::default(),
             log_limit: LogLimit::new(),
@@ -115,10 +126,11 @@ impl Gate {
         };
         let Some(token) = known else {
             let throttled = self.throttle().record_failure(now, address);
-            self.log_failure(address, throttled);
-            return Err(Refusal::unauthorized("the token is wrong"));
+            self.report_wrong(address, throttled);
+            return Err(Refusal::unauthorized(WRONG));
         };
         if !token.is_valid((self.clock)()) {
+            self.report_ended(address, &token);
             let message = "the token has expired or is revoked (use another one)";
             return Err(Refusal::unauthorized(message));
         }
@@ -126,15 +138,32 @@ impl Gate {
         Ok(Actor::token(&token, address))
     }
 
-    fn log_failure(&self, address: IpAddr, throttled: bool) {
+    /// Logs and reports a wrong token. deploy/fail2ban knows the words.
+    fn report_wrong(&self, address: IpAddr, throttled: bool) {
         let advice = if throttled {
             "this address is throttled now"
         } else {
             "compare the token with those of the store"
         };
-        self.log_limit.log(|left_out| {
-            warn!(%address, left_out, "admin request refused: the token is wrong ({advice})");
+        let is_logged = self.log_limit.log(|left_out| {
+            warn!(%address, left_out, "admin request refused: {WRONG} ({advice})");
         });
+        // Events are as many as log lines, so that strangers cannot fill the audit log.
+        if is_logged {
+            self.master.report_refused_token(address, WRONG.to_owned());
+        }
+    }
+
+    /// Logs and reports a token that was valid once.
+    fn report_ended(&self, address: IpAddr, token: &Token) {
+        let name = token.name.as_str();
+        let is_logged = self.log_limit.log(|left_out| {
+            warn!(%address, name, left_out, "admin request refused: the token is revoked or has expired");
+        });
+        if is_logged {
+            let reason = format!("the token {name} is revoked or has expired");
+            self.master.report_refused_token(address, reason);
+        }
     }
 
     fn throttle(&self) -> MutexGuard<'_, Throttle> {

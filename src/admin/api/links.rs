@@ -148,7 +148,7 @@ async fn end_link(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Ends a link, and refuses its credential for a while, or without one its address.
+/// Refuses the credential of a link for a while, or without one its address, and ends all its links.
 #[utoipa::path(
     post,
     path = "/v1/links/{number}/block",

@@ -125,8 +125,8 @@ impl Api {
         let store = Arc::clone(administration.store());
         Api {
             administration,
+            gate: Gate::new(store, Arc::clone(&master), Arc::clone(&clock)),
             master,
-            gate: Gate::new(store, Arc::clone(&clock)),
             clock,
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         }

@@ -103,7 +103,7 @@ async fn end_tunnel(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Ends a tunnel, and refuses its client at the key for a while.
+/// Refuses the client of a tunnel at the key for a while, and ends all its tunnels to the key.
 #[utoipa::path(
     post,
     path = "/v1/tunnels/{number}/block",

@@ -3,11 +3,15 @@
 
 use std::{
     net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use crate::{
-    master::{administered::Block, identity::Identity},
+    master::{
+        administered::Block,
+        identity::Identity,
+        router::{LinkRef, Router},
+    },
     policy::{CredentialId, Denied},
     throttle::party,
 };
@@ -100,6 +104,38 @@ impl Blocks {
 
     fn table(&self) -> MutexGuard<'_, BlockTable> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Router {
+    /// Ends the links of blocked peers. The task of a link that is entered at the same time decides
+    /// about it again.
+    pub(in crate::master) fn end_blocked_links(&self) {
+        let (blocks, now) = (&self.policies.blocks, self.policies.clock().seconds());
+        let registry = self.registry();
+        let links = registry.handles().map(|(_, link)| link);
+        let blocked = links.filter(|link| {
+            let peer = &link.peer;
+            let checked = blocks.check(peer.identity, peer.visitor, None, now);
+            checked.is_err()
+        });
+        let blocked: Vec<Arc<LinkRef>> = blocked.cloned().collect();
+        drop(registry);
+        for link in blocked {
+            self.end_denied(&link, Denied::Blocked);
+        }
+    }
+
+    /// Closes the tunnels of blocked clients to a key.
+    pub(in crate::master) fn close_blocked_tunnels(&self, key: Id) {
+        let (blocks, now) = (&self.policies.blocks, self.policies.clock().seconds());
+        for (_, pair) in self.live.pairs_of([key], []) {
+            let peer = pair.client();
+            let checked = blocks.check(peer.identity, peer.visitor, Some(key), now);
+            if let Err(denied) = checked {
+                self.close_denied(&pair, key, denied);
+            }
+        }
     }
 }
 

@@ -84,6 +84,12 @@ impl MasterPolicies {
         let now = self.clock.seconds();
         let identity = peer.identity;
         self.blocks.check(identity, peer.visitor, None, now)?;
+        // A removed credential may have been created again in another account. The link keeps the
+        // rights of its former one, so it ends.
+        let present = table.account_of(identity.into());
+        if present.is_some() && present != identity.account() {
+            return Err(Denied::CredentialRevoked);
+        }
         let links = |own: u32, subject: Option<LimitSubject>| {
             let others = subject.map(|subject| self.others(subject).links);
             LiveCounts {

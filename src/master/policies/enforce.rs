@@ -370,7 +370,7 @@ impl Router {
     }
 
     /// Closes a channel pair that a policy denies.
-    fn close_denied(&self, pair: &ChannelPair, key: Id, denied: Denied) {
+    pub(super) fn close_denied(&self, pair: &ChannelPair, key: Id, denied: Denied) {
         if pair.deny(&denied_notice(denied)) {
             self.report_denied(pair.client(), DeniedRequest::Attach(key), denied);
         }

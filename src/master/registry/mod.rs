@@ -79,6 +79,7 @@ pub(super) struct AuthenticatedLink<L> {
 impl<L> AuthenticatedLink<L> {
     fn key(&self) -> SlotKey {
         SlotKey {
+            account: self.account,
             role: self.role,
             instance: self.instance,
             slot: self.slot,

@@ -1,16 +1,18 @@
 //! The links of each slot: which one may register, and which ones end when another one arrives.
 
 use super::{AuthenticatedLink, LinkEntry, Registry, Superseded};
-use crate::master::limits::LinkNumber;
+use crate::{master::limits::LinkNumber, policy::AccountId};
 use report_proto::{
     frame::{Role, Slot},
     id::Id,
 };
 
-/// Identifies a slot among those of all instances. Newer links take over within it. The role is
-/// part of the key, so a client cannot take over a server by using its instance id.
+/// Identifies a slot among those of all instances. Newer links take over within it. The role and the
+/// account are part of the key, because instance ids are no secrets: neither a client nor another
+/// account can take over a server by using its instance id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct SlotKey {
+    pub(super) account: Option<AccountId>,
     pub(super) role: Role,
     pub(super) instance: Id,
     pub(super) slot: Slot,

@@ -214,6 +214,30 @@ async fn wrong_credentials_throttle_both_roles_but_no_anonymous_client() {
 }
 
 #[tokio::test]
+async fn the_holder_of_a_credential_cannot_guess_master_keys_without_the_throttle() {
+    let master = start_knowing(&[(1, Role::Client)]);
+    let holder = master.join_with_key(&secret(1), Role::Client, 9, 1, &[]);
+    drop(holder.await.expect("joined"));
+    let wrong = LinkSecret::from(LinkKey::derive(None));
+    for _ in 0..THROTTLE_BURST {
+        let refused = master.join_with_key(&wrong, Role::Server, 9, 1, &[]).await;
+        assert!(
+            matches!(refused, Err(JoinError::Unauthorized(_))),
+            "{:?}",
+            refused.err()
+        );
+    }
+    let throttled = master.join_with_key(&wrong, Role::Server, 9, 1, &[]).await;
+    assert!(
+        matches!(throttled, Err(JoinError::Throttled(_))),
+        "{:?}",
+        throttled.err()
+    );
+    let again = master.join_with_key(&secret(1), Role::Client, 9, 2, &[]);
+    assert!(again.await.is_ok(), "its own credential works");
+}
+
+#[tokio::test]
 async fn recorded_signature_is_refused() {
     let master = start_knowing(&[(1, Role::Server)]);
     let (mut role, mut recorder) = crate::net::memory::pair();

@@ -35,6 +35,8 @@ pub(super) struct FakeState {
     pub(super) is_draining: bool,
     /// Whether there is no room for a further block.
     pub(super) is_full: bool,
+    /// The refused tokens: addresses and reasons.
+    pub(super) refused_tokens: Vec<(IpAddr, String)>,
 }
 
 impl Default for FakeMaster {
@@ -168,6 +170,10 @@ impl AdministeredMaster for FakeMaster {
 
     fn limits(&self) -> Vec<LimitsInForce> {
         self.state().limits.clone()
+    }
+
+    fn report_refused_token(&self, address: IpAddr, reason: String) {
+        self.state().refused_tokens.push((address, reason));
     }
 
     fn events(&self) -> broadcast::Receiver<MasterEvent> {

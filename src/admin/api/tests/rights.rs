@@ -135,6 +135,28 @@ async fn guesses_are_throttled_and_tokens_that_were_valid_are_not() {
 }
 
 #[tokio::test]
+async fn refused_tokens_are_reported_without_their_text_until_they_are_throttled() {
+    let testbed = Testbed::new().await;
+    let (expired, _) = testbed.token(TokenRole::Read, Some(NOW)).await;
+    let status =
+        |token: &str, address: IpAddr| testbed.send(get("/v1/status").token(token).from(address));
+    status(&expired, address(1)).await;
+    let without = testbed.send(get("/v1/status").from(address(2))).await;
+    without.assert_refused(401, "unauthorized", None);
+    let wrong = TokenSecret::new([1; 32]);
+    for _ in 0..2 * THROTTLE_BURST {
+        status(wrong.as_str(), address(3)).await;
+    }
+    let reported = testbed.master.state().refused_tokens.clone();
+    let (ended, guesses) = reported.split_first().unwrap();
+    assert_eq!(ended.0, address(1));
+    assert!(ended.1.contains("expired"), "{ended:?}");
+    assert!(!ended.1.contains(&expired), "{ended:?}");
+    let guess = (address(3), "the token is wrong".to_owned());
+    assert_eq!(guesses, vec![guess; THROTTLE_BURST as usize]);
+}
+
+#[tokio::test]
 async fn a_public_address_needs_a_token_that_is_valid() {
     let testbed = Testbed::new().await;
     assert!(!testbed.api.has_valid_token().await.unwrap());

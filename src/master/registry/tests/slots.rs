@@ -83,6 +83,28 @@ fn links_of_different_slots_do_not_supersede_each_other() {
 }
 
 #[test]
+fn an_account_cannot_take_over_the_link_of_another_one() {
+    let mut registry = registry(8, 8);
+    let mut add = |link, account, epoch| {
+        registry.add_link(AuthenticatedLink {
+            link,
+            party: IpAddr::from([10, 0, 0, 1]),
+            role: Role::Server,
+            account: Some(AccountId(account)),
+            instance: id(1),
+            slot: Slot::FIRST,
+            epoch,
+            moves: false,
+            handle: link,
+        })
+    };
+    assert_eq!(add(1, 2, 1), Ok(vec![]));
+    assert_eq!(add(2, 3, u64::MAX), Ok(vec![]), "no link ends");
+    assert_eq!(add(3, 2, 2), Ok(vec![1]), "and no epoch is too low");
+    assert_eq!(register(&mut registry, 3, &[PORT]).accepted, [PORT]);
+}
+
+#[test]
 fn attaches_spread_over_the_links_of_an_instance() {
     for instance in [None, Some(id(1))] {
         let mut registry = with_slots(&[(1, 4)]);

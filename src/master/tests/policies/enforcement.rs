@@ -25,6 +25,22 @@ async fn revoked_credential_ends_its_links_and_others_continue() {
 }
 
 #[tokio::test]
+async fn credential_that_comes_back_in_another_account_ends_its_links() {
+    let master = start_deciding(policies(Admission::Open), |_| {});
+    let (mut moved, _) = master.server_with(2, PORT).await;
+    // It was removed and created again between two reads of the database.
+    let mut credential = record((2, Role::Server));
+    credential.credential.account = AccountId(3);
+    master.change(Changes {
+        credentials: vec![credential],
+        ..Changes::default()
+    });
+    moved.expect_error(Code::Denied).await;
+    let again = master.join_with_key(&secret(2), Role::Server, 2, 2, &[]);
+    again.await.expect("joined").expect_alive().await;
+}
+
+#[tokio::test]
 async fn key_that_changes_its_owner_changes_its_server_without_a_new_register() {
     let master = start_deciding(policies(Admission::Owned), |changes| {
         let mut key = ServiceKey::new(PORT, "service");

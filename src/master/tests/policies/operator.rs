@@ -69,3 +69,43 @@ async fn operator_lists_ends_and_blocks() {
     );
     assert!(operator.end_link(links[0].number));
 }
+
+/// Joins as another process of a client with the credential.
+async fn second_process(master: &RunningMaster, byte: u8) -> TestPeer {
+    let joined = master.join_with_key(&secret(byte), Role::Client, byte + 20, 1, &[]);
+    joined.await.expect("joined")
+}
+
+#[tokio::test]
+async fn a_blocked_client_loses_its_other_links_and_other_tunnels_to_the_key() {
+    let master = start_deciding(policies(Admission::Open), |_| {});
+    let (mut server, _) = master.server_with(2, PORT).await;
+    let mut clients = [
+        master.client_with(13).await,
+        second_process(&master, 13).await,
+        master.client_with(12).await,
+    ];
+    let mut channels = Vec::new();
+    for client in &mut clients {
+        channels.push(splice(client, 1, &mut server).await);
+    }
+    let operator = Administrator(Arc::clone(&master.shared));
+    let tunnel = operator.tunnels()[0].number;
+    let block = operator.block_tunnel(tunnel, Duration::from_secs(60));
+    let block = block.expect("a block");
+    let [first, second, other] = &mut clients;
+    for client in [&mut *first, &mut *second] {
+        client.expect_close(1, Code::Denied).await;
+        assert!(matches!(server.next().await, Frame::Close { .. }));
+    }
+    other.data(1, b"unaffected").await;
+    server.expect_data(channels[2], b"unaffected").await;
+
+    assert!(operator.unblock(block.number));
+    let link = operator.links()[1].number;
+    let block = operator.block_link(link, Duration::from_secs(60));
+    assert!(block.is_some());
+    first.expect_error(Code::Denied).await;
+    second.expect_error(Code::Denied).await;
+    other.expect_alive().await;
+}
