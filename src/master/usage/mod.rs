@@ -89,12 +89,17 @@ pub(super) struct Usage {
 
 impl Usage {
     /// Creates the usage of a master that starts now. The meter counts from now on.
-    pub(super) fn new(store: Arc<Store>, router: Arc<Router>, name: &str) -> Arc<Self> {
+    pub(super) fn new(
+        store: Arc<Store>,
+        router: Arc<Router>,
+        name: &str,
+        retention: Retention,
+    ) -> Arc<Self> {
         router.policies.meter.enable();
         Arc::new(Usage {
             store,
             router,
-            retention: Retention::default(),
+            retention,
             epoch: Id(random::bytes()),
             name: name.chars().take(MAX_NAME).collect(),
             ledger: Mutex::new(UsageLedger::new()),
