@@ -2,8 +2,6 @@
 
 use std::fmt::Write as _;
 
-#[cfg(feature = "store")]
-use crate::{config::UnknownKeys, policy::Admission};
 use crate::{
     config::{
         ClientConfig, Config, CongestionControl, CredentialKey, FallbackConfig, LinkConfig,
@@ -11,6 +9,11 @@ use crate::{
     },
     net::dial::{Bind, DialParameters, ProxyChoice},
     telemetry::escape_text,
+};
+#[cfg(feature = "store")]
+use crate::{
+    config::{RetentionConfig, UnknownKeys},
+    policy::Admission,
 };
 use report_proto::crypto::Credential;
 
@@ -106,6 +109,13 @@ fn describe_store(master: &MasterConfig, lines: &mut Vec<String>) {
         lines.push(format!("admission: {admission}"));
         if master.unknown_while_away == UnknownKeys::Admit {
             lines.push("unknown_while_away: admit".to_owned());
+        }
+        let kept = &master.retention;
+        if *kept != RetentionConfig::default() {
+            lines.push(format!(
+                "retention: {} days of minutes, {} of hours, {} of days, {} of the audit log",
+                kept.minutes, kept.hours, kept.days, kept.audit
+            ));
         }
     }
 }

@@ -9,7 +9,7 @@ use serde::{
 };
 
 use super::{
-    HostPort, ProxyProtocol, Secret, StoreAddress,
+    HostPort, ProxyProtocol, RetentionConfig, Secret, StoreAddress,
     bounded::{CountIn, DurationIn, SizeIn},
     document::RoleChecks,
     error::{FieldPath, InvalidValue},
@@ -70,6 +70,10 @@ pub struct MasterConfig {
     )]
     #[schemars(schema_with = "word::schema::<UnknownKeys>")]
     pub unknown_while_away: UnknownKeys,
+    /// How many days the `store` keeps usage and the audit log.
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("x-default" = "see [below](#retention)"))]
+    pub retention: RetentionConfig,
     /// The path of the WebSockets: visible ASCII, starts with `/`, without `?` and `#`. `fallback`
     /// answers all other requests, as if this path did not exist.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -330,6 +334,7 @@ impl MasterConfig {
             store: None,
             admission: word::default(),
             unknown_while_away: word::default(),
+            retention: RetentionConfig::default(),
             path: UpgradePath::default(),
             tls: None,
             healthz: false,
@@ -375,6 +380,7 @@ impl MasterConfig {
         }
         // A value that cannot be read is a problem already.
         let has_store = self.store.is_some() || checks.has_problem(&FieldPath::root("store"));
+        self.retention.check(has_store, checks);
         if has_store {
             let is_open = self.admission == Admission::Open;
             if is_open && self.unknown_while_away == UnknownKeys::Admit {

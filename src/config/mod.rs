@@ -31,6 +31,7 @@ mod position;
 mod read_error;
 #[cfg(test)]
 mod reference;
+mod retention;
 mod role;
 mod secret;
 mod store_address;
@@ -53,6 +54,7 @@ pub use error::{
 pub use link::{ConnectTimeout, LinkConfig, LinkTlsConfig, LinksConfig, ResumeTimeout};
 pub use master::{FallbackConfig, MasterConfig, MasterLimitsConfig, TlsFilesConfig, UnknownKeys};
 pub use port::{PortConfig, ProxyProtocol, Windows, WindowsConfig};
+pub use retention::RetentionConfig;
 pub use role::{
     ClientConfig, ClientLimitsConfig, HoldTimeout, MasterChoice, ServerConfig, ServerLimitsConfig,
 };

@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     AdminConfig, ClientConfig, ClientLimitsConfig, CommonConfig, LinkConfig, LinkTlsConfig,
-    LinksConfig, MasterConfig, MasterLimitsConfig, PortConfig, ServerConfig, ServerLimitsConfig,
-    TlsFilesConfig, WindowsConfig,
+    LinksConfig, MasterConfig, MasterLimitsConfig, PortConfig, RetentionConfig, ServerConfig,
+    ServerLimitsConfig, TlsFilesConfig, WindowsConfig,
     master::FallbackTarget,
     mode::{Mode, ModeField, fields_of},
     word::Word,
@@ -24,6 +24,7 @@ fn tables() -> Vec<(&'static str, String)> {
         ("master", table::<MasterConfig>()),
         ("tls of a master", table::<TlsFilesConfig>()),
         ("fallback", table::<FallbackTarget>()),
+        ("retention", table::<RetentionConfig>()),
         ("limits of a master", table::<MasterLimitsConfig>()),
         ("server and client", table::<LinkConfig>()),
         ("tls of a server or client", table::<LinkTlsConfig>()),

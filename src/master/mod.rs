@@ -107,6 +107,8 @@ impl Master {
             path,
             link_key,
             policies,
+            #[cfg(feature = "store")]
+            retention,
             tls,
             healthz,
             fallback,
@@ -145,7 +147,7 @@ impl Master {
             handshakes: Handshakes::for_threads(threads),
             refusals: Arc::new(Semaphore::new(limits.refusals())),
             #[cfg(feature = "store")]
-            records: StoreRecords::new(&router, &listen_at),
+            records: StoreRecords::new(&router, &listen_at, retention),
             router,
             limits,
             next_link: AtomicU64::new(1),

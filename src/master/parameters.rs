@@ -9,6 +9,8 @@ use super::{
     limits::MasterLimits,
     policies::{MasterPolicies, SystemClock},
 };
+#[cfg(feature = "store")]
+use crate::{config::RetentionConfig, store::Retention};
 use crate::{
     config::{MasterConfig, TlsFilesConfig},
     link::{KeepAliveTiming, authenticate::AUTHENTICATION_TIMEOUT},
@@ -31,6 +33,9 @@ pub struct MasterParameters {
     pub link_key: Option<LinkKey>,
     /// The policies: accounts with their credentials, keys and limits.
     pub policies: Arc<MasterPolicies>,
+    /// How long the database of the policies keeps the past.
+    #[cfg(feature = "store")]
+    pub retention: Retention,
     /// The TLS files, if the master terminates TLS.
     pub tls: Option<MasterTlsFiles>,
     /// Whether [`HEALTH_PATH`](super::HEALTH_PATH) answers.
@@ -73,6 +78,8 @@ impl MasterParameters {
                 config.unknown_while_away,
                 Arc::new(SystemClock),
             ),
+            #[cfg(feature = "store")]
+            retention: retention(&config.retention),
             tls: config.tls.as_ref().map(MasterTlsFiles::new),
             healthz: config.healthz,
             fallback: Fallback::new(&config.fallback),
@@ -86,6 +93,19 @@ impl MasterParameters {
             },
             threads,
         }
+    }
+}
+
+/// Returns how long a database keeps the past by a configuration in days.
+#[cfg(feature = "store")]
+fn retention(config: &RetentionConfig) -> Retention {
+    let seconds = |days: u32| i64::from(days).saturating_mul(86_400);
+    Retention {
+        minutes: seconds(*config.minutes),
+        hours: seconds(*config.hours),
+        days: seconds(*config.days),
+        audit: seconds(*config.audit),
+        ..Retention::default()
     }
 }
 
@@ -191,5 +211,26 @@ fn listen_advice(error: &io::Error) -> &'static str {
             " (this machine has no such address; change `listen_at`)"
         }
         _ => "",
+    }
+}
+
+#[cfg(all(test, feature = "store"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_retention_is_that_of_the_configuration_in_seconds() {
+        const DAY: i64 = 86_400;
+        let text = r#"{"minutes": 1, "hours": 2, "days": 3, "audit": 4}"#;
+        let config: RetentionConfig = serde_json::from_str(text).unwrap();
+        let expected = Retention {
+            minutes: DAY,
+            hours: 2 * DAY,
+            days: 3 * DAY,
+            audit: 4 * DAY,
+            ..Retention::default()
+        };
+        assert_eq!(retention(&config), expected);
+        assert_eq!(retention(&RetentionConfig::default()), Retention::default());
     }
 }

@@ -25,6 +25,8 @@ use super::{
 };
 #[cfg(feature = "store")]
 use super::{audit::AuditWriter, events::MasterEvent, usage::Usage};
+#[cfg(feature = "store")]
+use crate::store::Retention;
 use crate::{
     link::KeepAliveTiming, net::congestion_control::LinkCongestionControl, throttle::LogLimit,
 };
@@ -71,13 +73,17 @@ pub(super) struct StoreRecords {
 impl StoreRecords {
     /// Creates the records of a master that starts now, if its policies follow a database. People
     /// know the master by its first address.
-    pub(super) fn new(router: &Arc<Router>, listen_at: &[SocketAddr]) -> Option<Self> {
+    pub(super) fn new(
+        router: &Arc<Router>,
+        listen_at: &[SocketAddr],
+        retention: Retention,
+    ) -> Option<Self> {
         let policies = &router.policies;
         let store = policies.store()?;
         let name = listen_at.first().map(SocketAddr::to_string);
         let name = name.unwrap_or_default();
         Some(StoreRecords {
-            usage: Usage::new(Arc::clone(store), Arc::clone(router), &name),
+            usage: Usage::new(Arc::clone(store), Arc::clone(router), &name, retention),
             audit: AuditWriter::new(Arc::clone(store), Arc::clone(policies.clock())),
         })
     }

@@ -145,6 +145,16 @@ impl StoreUrl {
         }
     }
 
+    /// Returns the file of SQLite if it does not exist. [`Store::open`](super::Store::open) would
+    /// create it.
+    #[must_use]
+    pub fn absent_file(&self) -> Option<&Path> {
+        match &self.0 {
+            Location::File(path) if matches!(path.try_exists(), Ok(false)) => Some(path),
+            Location::File(_) | Location::Server { .. } => None,
+        }
+    }
+
     /// Returns the URL of a server, with its password.
     pub(super) fn server(&self) -> Option<&Url> {
         match &self.0 {
@@ -295,9 +305,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let url = parse("sqlite:with % and #.db").unwrap();
         let url = url.relative_to(folder.path());
+        let file = folder.path().join("with % and #.db");
+        assert_eq!(url.absent_file(), Some(&*file));
         let options = url.connect_options().unwrap();
         assert_eq!(options.database_url.scheme(), "sqlite");
-        let file = folder.path().join("with % and #.db");
+        assert_eq!(url.absent_file(), None);
         let metadata = std::fs::metadata(&file).unwrap();
         #[cfg(unix)]
         {

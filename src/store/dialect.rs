@@ -117,6 +117,18 @@ impl Dialect {
     pub(super) fn begin(self) -> Option<&'static str> {
         (self == Dialect::Sqlite).then_some("BEGIN IMMEDIATE")
     }
+
+    /// Returns the statement that makes a server end transactions of clients that do nothing for
+    /// 15 s. A host that loses its power or its network in the middle of one does not close its
+    /// connection, and all masters would wait for its locks until TCP gives up, for hours.
+    pub(super) fn limit_of_idle_transactions(self) -> Option<&'static str> {
+        match self {
+            // The locks of a file end with their process.
+            Dialect::Sqlite => None,
+            Dialect::Postgres => Some("SET idle_in_transaction_session_timeout = 15000"),
+            Dialect::Mysql => Some("SET SESSION idle_transaction_timeout = 15"),
+        }
+    }
 }
 
 /// Appends placeholders for rows: `($1, $2), ($3, $4)`.

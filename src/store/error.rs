@@ -218,14 +218,17 @@ fn is_lost(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether a statement with this code may succeed later: a lost connection (SQLSTATE 08), a
-/// shutdown (57P), too many connections (53), a deadlock or a lock that was not granted (40); and
-/// SQLITE_BUSY, SQLITE_LOCKED, SQLITE_IOERR, SQLITE_FULL and SQLITE_CANTOPEN in the low byte.
+/// Whether a statement with this code may succeed later: a lost connection (SQLSTATE 08), an operator
+/// or a shutdown (57, 70100), too many connections or a full disk (53), an error of the system (58), a
+/// deadlock or a lock that was not granted (40, 55P03), a server that is a replica now (25006), or a
+/// transaction that did nothing for too long (25P03); and SQLITE_BUSY, SQLITE_LOCKED, SQLITE_IOERR, SQLITE_FULL and SQLITE_CANTOPEN in the low byte.
 fn is_transient(code: &str) -> bool {
     if code.len() == 5 {
-        return ["08", "57P", "53", "40"]
-            .iter()
-            .any(|class| code.starts_with(class));
+        return [
+            "08", "40", "53", "57", "58", "25006", "25P03", "55P03", "70100",
+        ]
+        .iter()
+        .any(|class| code.starts_with(class));
     }
     let code: Result<u32, _> = code.parse();
     code.is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13 | 14))
@@ -238,11 +241,12 @@ mod tests {
     #[test]
     fn codes_of_lost_connections_are_transient() {
         for code in [
-            "08006", "08S01", "57P01", "53300", "40001", "40P01", "5", "261", "517", "14",
+            "08006", "08S01", "57P01", "53300", "40001", "40P01", "57014", "58030", "25006",
+            "25P03", "55P03", "70100", "5", "261", "517", "14",
         ] {
             assert!(is_transient(code), "{code}");
         }
-        for code in ["23505", "42601", "HY000", "1", "19", "2067", ""] {
+        for code in ["23505", "25001", "42601", "HY000", "1", "19", "2067", ""] {
             assert!(!is_transient(code), "{code}");
         }
     }

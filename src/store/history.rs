@@ -287,6 +287,22 @@ mod tests {
     }
 
     #[test]
+    fn a_shorter_retention_removes_more() {
+        let mut history = History::default();
+        for age in 0..4 {
+            history.add(NOW - age * 86_400, moved(1));
+        }
+        let retention = Retention {
+            minutes: 86_400,
+            hours: 2 * 86_400,
+            days: 3 * 86_400,
+            ..Retention::default()
+        };
+        history.trimmed_text(NOW, &retention);
+        assert_eq!(history.series.each_ref().map(sum), [2, 3, 4]);
+    }
+
+    #[test]
     fn a_subject_that_is_always_busy_loses_its_oldest_minutes() {
         let mut history = History::default();
         for minute in 0..2 * 24 * 60 {

@@ -51,13 +51,13 @@ const HISTORY: Upsert = Upsert {
     values: &["newest", "packed"],
 };
 
-/// Removals with a time as their only condition.
+/// Removals with a time as their only condition. Live numbers go before their masters.
 const EXPIRED: [(&str, i64); 3] = [
-    ("DELETE FROM masters WHERE beat < $1", FORGET_MASTER),
     (
         "DELETE FROM live_counts WHERE epoch IN (SELECT epoch FROM masters WHERE beat < $1)",
         FORGET_LIVE,
     ),
+    ("DELETE FROM masters WHERE beat < $1", FORGET_MASTER),
     (
         "DELETE FROM quota_usage WHERE period_start > 0 AND period_start < $1",
         KEEP_QUOTAS,
@@ -123,9 +123,15 @@ impl Store {
         if !is_claimed {
             return Ok(false);
         }
-        while self.roll_up(now, retention).await? {}
+        let rolled_up = self.roll_up_all(now, retention).await;
+        // An invalid row prevents the one, but not the other.
         self.remove_expired(now, retention).await?;
-        Ok(true)
+        rolled_up.map(|()| true)
+    }
+
+    async fn roll_up_all(&self, now: i64, retention: &Retention) -> Result<(), StoreError> {
+        while self.roll_up(now, retention).await? {}
+        Ok(())
     }
 
     /// Rolls up the settled minutes of some subjects. Returns whether there may be others.

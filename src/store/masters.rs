@@ -79,14 +79,15 @@ fn live(row: &AnyRow) -> Result<(Id, LiveRow), StoreError> {
 }
 
 impl Store {
-    /// Returns the starts of masters, including those that have ended.
+    /// Returns the latest starts of masters, including those that have ended, in any order. A master
+    /// that fails again and again leaves many.
     ///
     /// # Errors
     /// If the database is away, or a row is invalid.
     pub async fn masters(&self) -> Result<Vec<MasterRow>, StoreError> {
-        let query = self
-            .dialect
-            .query("SELECT epoch, name, beat, flush_sequence FROM masters ORDER BY epoch");
+        let query = self.dialect.query(
+            "SELECT epoch, name, beat, flush_sequence FROM masters ORDER BY beat DESC LIMIT 1000",
+        );
         let rows = self.fetch_all(query).await?;
         rows.iter().map(master).collect()
     }

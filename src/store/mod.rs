@@ -24,7 +24,10 @@
     )
 )]
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use sqlx::{
     AnyConnection, AnyPool, ConnectOptions as _, Connection as _,
@@ -84,18 +87,34 @@ fn write_connections(dialect: Dialect) -> u32 {
 /// Whether the database answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreStatus {
-    /// The error of the latest operation, or `None` if the database has answered it.
+    /// The error of the latest write, otherwise that of the latest read, or `None` if the database
+    /// has answered both.
     pub error: Option<String>,
     /// The time of the latest change between up and down, in Unix seconds.
     pub since: i64,
 }
 
 impl StoreStatus {
-    /// Whether the database has answered the latest operation.
+    /// Whether the database has answered the latest read and the latest write.
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.error.is_none()
     }
+}
+
+/// What an operation needs of the database.
+#[derive(Debug, Clone, Copy)]
+enum Access {
+    Read,
+    Write,
+}
+
+/// The errors of the latest read and the latest write. A full disk, or a server that has become a
+/// replica, fails the writes only: they must not turn the status at each read.
+#[derive(Debug, Default)]
+struct LatestErrors {
+    read: Option<String>,
+    write: Option<String>,
 }
 
 /// The database of a master.
@@ -105,6 +124,7 @@ pub struct Store {
     dialect: Dialect,
     read: AnyPool,
     write: AnyPool,
+    errors: Mutex<LatestErrors>,
     status: status_channel::Sender<StoreStatus>,
 }
 
@@ -133,6 +153,15 @@ impl Store {
                 .acquire_timeout(ACQUIRE_TIMEOUT)
                 // The error of the operation is enough.
                 .acquire_slow_threshold(Duration::MAX)
+                .after_connect(move |connection, _| {
+                    Box::pin(async move {
+                        if let Some(limit) = dialect.limit_of_idle_transactions() {
+                            // A server that does not know the limit works too.
+                            let _ = dialect.query(limit).execute(connection).await;
+                        }
+                        Ok(())
+                    })
+                })
                 .connect_lazy_with(options.clone())
         };
         let (status, _) = status_channel::channel(StoreStatus {
@@ -143,6 +172,7 @@ impl Store {
             dialect,
             read: pool(READ_CONNECTIONS),
             write: pool(write_connections(dialect)),
+            errors: Mutex::default(),
             status,
             url,
         };
@@ -193,17 +223,18 @@ impl Store {
     }
 
     /// Updates the status by the result of an operation, and returns the result.
-    fn observe<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+    fn observe<T>(&self, access: Access, result: Result<T, StoreError>) -> Result<T, StoreError> {
         let error = match &result {
             Err(StoreError::Away(cause)) => Some(cause),
             // A refused statement is an answer too.
             _ => None,
         };
         let has_turned = self.status.send_if_modified(|status| {
-            let turns = status.is_up() != error.is_none();
+            let latest = self.note_error(access, error.cloned());
+            let turns = status.is_up() != latest.is_none();
             if turns {
                 *status = StoreStatus {
-                    error: error.cloned(),
+                    error: latest,
                     since: unix_now(),
                 };
             }
@@ -215,6 +246,16 @@ impl Store {
             _ => {}
         }
         result
+    }
+
+    /// Records the error of an operation, or that it has none. Returns the one that is left.
+    fn note_error(&self, access: Access, error: Option<String>) -> Option<String> {
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        match access {
+            Access::Read => errors.read = error,
+            Access::Write => errors.write = error,
+        }
+        errors.write.clone().or_else(|| errors.read.clone())
     }
 }
 
@@ -258,4 +299,33 @@ fn unix_now() -> i64 {
     since.map_or(0, |since| {
         i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_store_that_can_be_read_but_not_written_stays_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let url: StoreUrl = "sqlite:keys.db".parse().unwrap();
+        let store = Store::open(url.relative_to(folder.path())).await.unwrap();
+        let mut changes = store.status_changes();
+        let full = || Err::<(), _>(StoreError::Away("the disk is full".to_owned()));
+        for _ in 0..3 {
+            store.observe(Access::Write, full()).unwrap_err();
+            store.change_counter().await.unwrap();
+            assert_eq!(store.status().error.as_deref(), Some("the disk is full"));
+        }
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+        store.observe(Access::Write, full()).unwrap_err();
+        assert!(!changes.has_changed().unwrap(), "it is away already");
+        store.change().await.unwrap().commit().await.unwrap();
+        assert!(store.status().is_up());
+        store.observe(Access::Read, full()).unwrap_err();
+        assert!(!store.status().is_up());
+        store.change_counter().await.unwrap();
+        assert!(store.status().is_up());
+    }
 }

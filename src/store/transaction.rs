@@ -4,7 +4,7 @@ use std::{fmt, future::Future, time::Duration};
 
 use sqlx::{Any, Transaction, any::AnyRow};
 
-use super::{Dialect, RecordKind, Store, StoreError, dialect::Query, rows::Columns};
+use super::{Access, Dialect, RecordKind, Store, StoreError, dialect::Query, rows::Columns};
 
 /// How long a statement may take. SQLite waits for another process for 5 s.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ impl WriteTransaction<'_> {
     /// Executes a statement. Returns the number of affected rows.
     pub(crate) async fn execute(&mut self, query: Query) -> Result<u64, StoreError> {
         let done = bounded(query.execute(&mut *self.inner)).await;
-        Ok(self.store.observe(done)?.rows_affected())
+        Ok(self.store.observe(Access::Write, done)?.rows_affected())
     }
 
     /// Returns the row of a query, if there is one.
@@ -50,19 +50,19 @@ impl WriteTransaction<'_> {
         query: Query,
     ) -> Result<Option<AnyRow>, StoreError> {
         let row = bounded(query.fetch_optional(&mut *self.inner)).await;
-        self.store.observe(row)
+        self.store.observe(Access::Write, row)
     }
 
     /// Returns the rows of a query.
     pub(crate) async fn fetch_all(&mut self, query: Query) -> Result<Vec<AnyRow>, StoreError> {
         let rows = bounded(query.fetch_all(&mut *self.inner)).await;
-        self.store.observe(rows)
+        self.store.observe(Access::Write, rows)
     }
 
     /// Commits the transaction. After an error, it is unknown whether it is committed.
     pub(crate) async fn commit(self) -> Result<(), StoreError> {
         let done = bounded(self.inner.commit()).await;
-        self.store.observe(done)
+        self.store.observe(Access::Write, done)
     }
 }
 
@@ -166,7 +166,7 @@ impl Store {
             Some(begin) => bounded(self.write.begin_with(begin)).await,
             None => bounded(self.write.begin()).await,
         };
-        let inner = self.observe(begun)?;
+        let inner = self.observe(Access::Write, begun)?;
         Ok(WriteTransaction { store: self, inner })
     }
 
@@ -191,12 +191,12 @@ impl Store {
     /// Returns the rows of a query.
     pub(crate) async fn fetch_all(&self, query: Query) -> Result<Vec<AnyRow>, StoreError> {
         let rows = bounded(query.fetch_all(&self.read)).await;
-        self.observe(rows)
+        self.observe(Access::Read, rows)
     }
 
     /// Returns the row of a query, if there is one.
     pub(crate) async fn fetch_optional(&self, query: Query) -> Result<Option<AnyRow>, StoreError> {
         let row = bounded(query.fetch_optional(&self.read)).await;
-        self.observe(row)
+        self.observe(Access::Read, row)
     }
 }

@@ -224,6 +224,13 @@ fn values_of_a_running_master_need_one() {
         error.contains("--store is") && !error.contains("hush"),
         "{error}"
     );
+    let absent = managed.file("typo.db");
+    let error = managed.refused(&["account", "list", "--store", &format!("sqlite:{absent}")]);
+    assert!(
+        error.contains(&absent) && error.contains("--create"),
+        "{error}"
+    );
+    assert!(!std::path::Path::new(&absent).exists());
     let plain = managed.testbed.master_configuration(json!({}));
     let plain = managed.testbed.write("plain", &plain);
     let mut command = programs::command(REPORT);

@@ -40,6 +40,9 @@ pub(super) struct TargetArguments {
     /// Database, in place of a running master
     #[arg(long, global = true, value_name = "URL")]
     store: Option<String>,
+    /// Create the missing SQLite file of --store
+    #[arg(long, global = true)]
+    create: bool,
     /// File with a token of the admin API
     #[arg(long, global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -87,14 +90,32 @@ impl TargetArguments {
             Some(url) => {
                 let url = url.parse::<StoreUrl>();
                 let url = url.map_err(|error| anyhow!("--store {error}"))?;
+                self.check_file(&url)?;
                 open_store(url).await?
             }
+            None if self.create => bail!(
+                "--create has no effect without --store (omit it: a command creates the `store` of \
+                 {} as the master does)",
+                self.config.display()
+            ),
             None => self.configured_records().await?,
         };
         Ok(Session {
             records,
             view: self.view(),
         })
+    }
+
+    /// Checks that the file of a database exists: a typo must not create another one.
+    fn check_file(&self, url: &StoreUrl) -> anyhow::Result<()> {
+        match url.absent_file() {
+            Some(file) if !self.create => bail!(
+                "--store: the file {} does not exist (correct its path, or add --create to create \
+                 it)",
+                file.display()
+            ),
+            _ => Ok(()),
+        }
     }
 
     async fn configured_records(&self) -> anyhow::Result<Records> {

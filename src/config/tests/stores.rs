@@ -131,3 +131,53 @@ fn a_choice_without_effect_is_a_warning() {
         &["unknown_while_away has no effect", "\"open\"", "remove it"],
     );
 }
+
+#[test]
+fn the_retention_needs_a_store() {
+    let line = error_line(&master(r#""retention": {"minutes": 3}"#));
+    assert_contains(
+        &line,
+        &["retention is set, which needs `store`", "add the address"],
+    );
+    assert!(read(&master(r#""retention": {"minutes": 2}"#)).is_ok());
+}
+
+#[cfg(feature = "store")]
+#[test]
+fn the_retention_has_bounds_and_finer_steps_go_first() {
+    let with = |retention: &str| {
+        master(&format!(
+            r#""store": "sqlite:keys.db", "retention": {retention}"#
+        ))
+    };
+    let loaded = read(&with(r#"{"minutes": 7, "hours": 7, "audit": 1}"#));
+    let kept = master_of(loaded.expect("loads")).retention;
+    assert_eq!(
+        [*kept.minutes, *kept.hours, *kept.days, *kept.audit],
+        [7, 7, 730, 1]
+    );
+    for (retention, parts) in [
+        (r#"{"minutes": 15}"#, ["retention.minutes is 15", "1 to 14"]),
+        (r#"{"audit": 0}"#, ["retention.audit is 0", "1 to 3660"]),
+        (
+            r#"{"days": "2d"}"#,
+            ["retention.days is \"2d\"", "a whole number"],
+        ),
+        (
+            r#"{"hours": 1}"#,
+            [
+                "retention.hours is 1, less than the 2 of `minutes`",
+                "at least 2",
+            ],
+        ),
+        (
+            r#"{"days": 59}"#,
+            [
+                "retention.days is 59, less than the 60 of `hours`",
+                "at least 60",
+            ],
+        ),
+    ] {
+        assert_contains(&error_line(&with(retention)), &parts);
+    }
+}

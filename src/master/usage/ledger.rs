@@ -8,7 +8,10 @@ use super::{
     pending::{MAX_WAITING, PendingUsage},
     quota_book::{QuotaBook, QuotaCheck},
 };
-use crate::policy::{AccountId, LimitSubject, Moved, PolicyTable};
+use crate::{
+    policy::{AccountId, LimitSubject, Moved, PolicyTable},
+    store::QuotaCounter,
+};
 
 /// The knowledge of a master about usage.
 #[derive(Debug)]
@@ -68,6 +71,15 @@ impl UsageLedger {
             }
         }
         self.book.check(table.relay(), now)
+    }
+
+    /// Returns at most about `most` counters of quotas to read. While it is unknown whether a flush is
+    /// committed there are none: the database may contain bytes that also count as unwritten.
+    pub(super) fn counters_to_read(&mut self, most: usize) -> Vec<QuotaCounter> {
+        if self.pending.is_in_doubt() {
+            return Vec::new();
+        }
+        self.book.counters_to_read(most)
     }
 
     /// Forgets the flush in flight, which is committed. Returns whether everything is written.

@@ -89,12 +89,17 @@ pub(super) struct Usage {
 
 impl Usage {
     /// Creates the usage of a master that starts now. The meter counts from now on.
-    pub(super) fn new(store: Arc<Store>, router: Arc<Router>, name: &str) -> Arc<Self> {
+    pub(super) fn new(
+        store: Arc<Store>,
+        router: Arc<Router>,
+        name: &str,
+        retention: Retention,
+    ) -> Arc<Self> {
         router.policies.meter.enable();
         Arc::new(Usage {
             store,
             router,
-            retention: Retention::default(),
+            retention,
             epoch: Id(random::bytes()),
             name: name.chars().take(MAX_NAME).collect(),
             ledger: Mutex::new(UsageLedger::new()),
@@ -126,8 +131,12 @@ impl Usage {
         loop {
             checks.tick().await;
             number = number.wrapping_add(1);
-            if number.is_multiple_of(CHECKS_PER_WALK) || !self.ledger().book.is_empty() {
+            let is_walk = number.is_multiple_of(CHECKS_PER_WALK);
+            if is_walk || !self.ledger().book.is_empty() {
                 self.collect();
+            }
+            if is_walk {
+                self.adopt_others();
             }
         }
     }
@@ -141,6 +150,7 @@ impl Usage {
                     self.collect();
                     log_failure("usage not written", self.flush_all().await);
                     log_failure("numbers of other masters not read", self.read_others().await);
+                    self.adopt_others();
                     self.forget_unused();
                 }
                 () = self.unread.notified() => {}
@@ -206,7 +216,7 @@ impl Usage {
 
     /// Reads the sums of quotas over all masters.
     async fn read_quotas(&self) -> Result<(), StoreError> {
-        let asked = self.ledger().book.counters_to_read(MAX_READS);
+        let asked = self.ledger().counters_to_read(MAX_READS);
         if asked.is_empty() {
             return Ok(());
         }
@@ -219,12 +229,14 @@ impl Usage {
     async fn read_others(&self) -> Result<(), StoreError> {
         let masters = self.store.masters().await?;
         let rows = self.store.live_counts_of_others(self.epoch).await?;
-        let mut ledger = self.ledger();
-        ledger.others.see(&masters, now());
-        let sums = ledger.others.sums(&rows, now());
-        drop(ledger);
-        self.policies().set_others(sums);
+        self.ledger().others.see(&masters, rows, now());
         Ok(())
+    }
+
+    /// Adopts the live numbers of the other masters, except those that are too old.
+    fn adopt_others(&self) {
+        let sums = self.ledger().others.sums(now());
+        self.policies().set_others(sums);
     }
 
     /// Forgets the quotas of subjects without traffic.

@@ -34,6 +34,8 @@ pub(super) struct PendingUsage {
     /// The number of the latest flush.
     sequence: i64,
     max_waiting: usize,
+    /// The most increments of quotas that wait with those of past periods.
+    max_quotas: usize,
 }
 
 impl PendingUsage {
@@ -45,6 +47,7 @@ impl PendingUsage {
             in_flight: None,
             sequence: 0,
             max_waiting,
+            max_quotas: max_waiting,
         }
     }
 
@@ -67,14 +70,26 @@ impl PendingUsage {
         }
     }
 
-    /// Adds bytes of a quota.
+    /// Adds bytes of a quota. If too many wait, those of past periods are dropped: they decide
+    /// nothing any more, and the increments of minutes have their bytes.
     pub(super) fn add_quota(&mut self, counter: QuotaCounter, moved: Moved) {
         add(self.quotas.entry(counter).or_default(), moved);
+        if self.quotas.len() > self.max_quotas {
+            keep_latest_periods(&mut self.quotas);
+            // The number of quotas bounds what is left.
+            let twice = self.quotas.len().saturating_mul(2);
+            self.max_quotas = self.max_waiting.max(twice);
+        }
     }
 
     /// Returns the number of waiting increments of minutes, without those in flight.
     pub(super) fn waiting(&self) -> usize {
         self.minutes.len()
+    }
+
+    /// Whether it is unknown if the latest flush is committed.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.in_flight.is_some()
     }
 
     /// Whether everything is written.
@@ -118,6 +133,21 @@ impl PendingUsage {
             add(self.minutes.entry((minute, subject)).or_default(), moved);
         }
     }
+}
+
+/// Keeps the latest period of each quota.
+fn keep_latest_periods(quotas: &mut BTreeMap<QuotaCounter, Moved>) {
+    let mut latest: Vec<(QuotaCounter, Moved)> = Vec::new();
+    // The periods of a quota follow one another.
+    for (counter, moved) in std::mem::take(quotas) {
+        match latest.last_mut() {
+            Some((last, sum)) if last.subject == counter.subject && last.quota == counter.quota => {
+                (*last, *sum) = (counter, moved);
+            }
+            _ => latest.push((counter, moved)),
+        }
+    }
+    quotas.extend(latest);
 }
 
 /// Returns the start of the interval of this length that contains a time.
@@ -240,6 +270,33 @@ mod tests {
         let (oldest, newest) = (times.clone().min().unwrap(), times.max().unwrap());
         assert!(oldest >= start_of(NOW, HOUR), "{oldest}");
         assert!(newest > NOW + 3 * DAY - 2 * HOUR, "{newest}");
+    }
+
+    #[test]
+    fn a_long_outage_drops_quotas_of_past_periods() {
+        let mut pending = PendingUsage::new(10);
+        let counter = |id, period_start| QuotaCounter {
+            subject: account(id),
+            quota: "day 00:00 UTC".to_owned(),
+            period_start,
+        };
+        for day in 0..100 {
+            for id in 1..=3 {
+                pending.add_quota(counter(id, NOW + day * DAY), moved(1));
+                assert!(pending.quotas.len() <= 10);
+            }
+        }
+        let quotas = next(&mut pending).quotas;
+        let latest = quotas
+            .iter()
+            .filter(|row| row.counter.period_start == NOW + 99 * DAY);
+        assert_eq!(latest.count(), 3);
+        // More quotas than the bound are kept.
+        pending.written();
+        for id in 0..50 {
+            pending.add_quota(counter(id, NOW), moved(1));
+        }
+        assert_eq!(next(&mut pending).quotas.len(), 50);
     }
 
     proptest! {

@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct QuotaBook {
     subjects: HashMap<LimitSubject, SubjectQuotas>,
-    /// The position of the reads that visit all counters in turn.
+    /// The subject that was read last.
     next_read: Option<LimitSubject>,
 }
 
@@ -150,7 +150,7 @@ impl SubjectQuotas {
     /// Adopts changed quotas. Counters of the same period keep their bytes.
     fn set(&mut self, quotas: &[Quota], now: i64) {
         let mut before = std::mem::take(&mut self.counters);
-        self.quotas = Vec::with_capacity(quotas.len());
+        let former = std::mem::take(&mut self.quotas);
         for quota in quotas {
             let name = quota.period.to_string();
             let known = self.counters.iter().position(|known| known.name == name);
@@ -166,7 +166,10 @@ impl SubjectQuotas {
             self.quotas.push(QuotaProgress {
                 quota: quota.clone(),
                 counter,
-                reported: 0,
+                reported: former
+                    .iter()
+                    .find(|former| former.quota == *quota)
+                    .map_or(0, |former| former.reported),
             });
         }
         self.is_busy = true;
@@ -218,6 +221,9 @@ impl SubjectQuotas {
                 state.is_reserve_stopped |= threshold.action == ThresholdAction::Stop;
                 slow_down(&mut state.slow, quota, threshold);
             }
+            // A counter that was reset, or a changed reserve, reaches its thresholds again.
+            let percent = part.map_or(0, |threshold| threshold.percent);
+            progress.reported = progress.reported.min(percent);
             let Some(threshold) = part else {
                 continue;
             };
@@ -296,15 +302,17 @@ impl QuotaBook {
         }
     }
 
-    /// Forgets the subjects that are neither in use nor have unwritten bytes. A subject without
-    /// quotas is forgotten once its last state was reported.
+    /// Forgets the subjects that are neither in use nor have unwritten bytes, nor a threshold that
+    /// was reported in this period and would be reported again. A subject without quotas is forgotten
+    /// once its last state was reported.
     pub(super) fn forget(&mut self, is_in_use: impl Fn(LimitSubject) -> bool) {
         self.subjects.retain(|subject, tracked| {
             let is_written = |counter: &PeriodCounter| counter.unwritten == Moved::default();
             let is_pending = !tracked.counters.iter().all(is_written);
             let is_in_force = tracked.state != QuotaState::default();
+            let is_noted = tracked.quotas.iter().any(|quota| quota.reported > 0);
             let has_quotas = !tracked.quotas.is_empty();
-            is_pending || is_in_force || (has_quotas && is_in_use(*subject))
+            is_pending || is_in_force || is_noted || (has_quotas && is_in_use(*subject))
         });
     }
 
@@ -342,26 +350,32 @@ impl QuotaBook {
     }
 
     /// Returns at most about `most` counters to read: those that have not been read, those of busy
-    /// subjects, and then others in turn.
+    /// subjects, and then others, each in turn.
     pub(super) fn counters_to_read(&mut self, most: usize) -> Vec<QuotaCounter> {
+        let mut all: Vec<LimitSubject> = self.subjects.keys().copied().collect();
+        all.sort_unstable();
+        let after = all.partition_point(|subject| Some(*subject) <= self.next_read);
+        all.rotate_left(after);
+        let classes: [fn(&SubjectQuotas) -> bool; 3] = [
+            |tracked| tracked.counters.iter().any(|counter| !counter.is_read),
+            |tracked| tracked.is_busy,
+            |_| true,
+        ];
         let mut wanted = BTreeSet::new();
-        for (subject, tracked) in &mut self.subjects {
-            let is_unread = tracked.counters.iter().any(|counter| !counter.is_read);
-            if wanted.len() < most && (is_unread || tracked.is_busy) {
-                tracked.is_busy = false;
-                wanted.insert(*subject);
+        for is_due in classes {
+            for subject in &all {
+                if wanted.len() >= most {
+                    break;
+                }
+                if self.subjects.get(subject).is_some_and(is_due) && wanted.insert(*subject) {
+                    self.next_read = Some(*subject);
+                }
             }
         }
-        let mut others: Vec<LimitSubject> = self.subjects.keys().copied().collect();
-        others.sort_unstable();
-        let after = others.partition_point(|subject| Some(*subject) <= self.next_read);
-        others.rotate_left(after);
-        for subject in others {
-            if wanted.len() >= most {
-                break;
+        for subject in &wanted {
+            if let Some(tracked) = self.subjects.get_mut(subject) {
+                tracked.is_busy = false;
             }
-            wanted.insert(subject);
-            self.next_read = Some(subject);
         }
         let counters = wanted.into_iter().filter_map(|subject| {
             let tracked = self.subjects.get(&subject)?;

@@ -66,6 +66,35 @@ fn a_store_returns_with_mariadb() {
     database_is_started_again(Backend::mariadb());
 }
 
+/// A client that vanishes in the middle of a transaction does not keep its locks for hours.
+fn abandoned_transaction_ends(backend: &Backend) {
+    let url = backend.database("abandoned");
+    block_on(async {
+        let (vanished, other) = (open(&url).await, open(&url).await);
+        let abandoned = vanished.change().await.expect("a change");
+        let next = async {
+            loop {
+                // It waits for the lock.
+                if let Ok(change) = other.change().await {
+                    break change.commit().await;
+                }
+            }
+        };
+        soon("the lock", next).await.expect("committed");
+        assert!(abandoned.commit().await.is_err());
+    });
+}
+
+#[test]
+fn postgres_ends_an_abandoned_transaction() {
+    abandoned_transaction_ends(&Backend::postgres());
+}
+
+#[test]
+fn mariadb_ends_an_abandoned_transaction() {
+    abandoned_transaction_ends(&Backend::mariadb());
+}
+
 /// The error of a database that does not open.
 fn refusal(url: &str) -> String {
     let opened: Result<Store, StoreError> = block_on(async {

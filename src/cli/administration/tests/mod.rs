@@ -159,3 +159,34 @@ async fn errors_name_the_field_the_value_and_the_remedy() {
         }
     }
 }
+
+#[tokio::test]
+async fn only_create_creates_a_missing_file() {
+    let bench = Bench::new().await;
+    let file = bench.absent("typo.db");
+    let store = format!("--store=sqlite:{}", file.display());
+    let store = store.as_str();
+    let open = async |words: &[&str]| {
+        let command = ["report", "account", "list"].into_iter();
+        let words = command.chain(words.iter().copied());
+        let line = Line::try_parse_from(words).unwrap();
+        let opened = line.command.target().open().await;
+        match opened {
+            Ok(session) => {
+                session.records.close().await;
+                Ok(())
+            }
+            Err(error) => Err(format!("{error:#}")),
+        }
+    };
+    let error = open(&[store]).await.unwrap_err();
+    for part in ["--store", "typo.db does not exist", "--create"] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert!(!file.exists());
+    open(&[store, "--create"]).await.unwrap();
+    assert!(file.exists());
+    open(&[store]).await.unwrap();
+    let error = open(&["--create"]).await.unwrap_err();
+    assert!(error.contains("no effect without --store"), "{error}");
+}

@@ -152,7 +152,7 @@ impl Master {
     }
 
     fn read(&mut self, quotas: &Quotas) {
-        let asked = self.ledger.book.counters_to_read(100);
+        let asked = self.ledger.counters_to_read(100);
         let found = asked.iter().filter_map(|counter| {
             let moved = *quotas.0.get(counter)?;
             let counter = counter.clone();

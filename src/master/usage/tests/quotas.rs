@@ -167,3 +167,24 @@ fn only_keys_with_a_policy_are_counted() {
     assert_eq!(subjects, [LimitSubject::Relay, master_account]);
     assert_eq!(flush.minutes[0].minute, NOW);
 }
+
+#[test]
+fn a_threshold_is_reported_once_in_its_period_also_between_tunnels() {
+    let (policies, mut master) = (table(vec![quota()], Vec::new()), Master::new());
+    let mut quotas = Quotas::default();
+    let check = master.charge(&policies, 800, NOW);
+    assert_eq!(actions(&check), [(80, ThresholdAction::Notify)]);
+    master.synchronize(&mut quotas, NOW);
+    // Its tunnels end, and one returns. An unrelated policy changes too.
+    master.ledger.book.forget(|_| false);
+    master.version += 1;
+    let other = Quota::new(Period::new(PeriodUnit::Week), ByteSize(1_000_000));
+    let both = table(vec![quota(), other], Vec::new());
+    let check = master.charge(&both, 1, NOW + 60);
+    assert_eq!(check, QuotaCheck::default());
+    master.synchronize(&mut quotas, NOW + 60);
+    // The next period forgets it.
+    master.charge(&both, 0, (NOW / DAY + 1) * DAY);
+    master.ledger.book.forget(|_| false);
+    assert!(master.ledger.book.is_empty());
+}
