@@ -12,12 +12,14 @@
 //! | `live` | `report links`, `report tunnels` and `report status`, at a running master |
 //! | `session` | which master or database a command works on; records by their names |
 //! | `records`, `api_client` | reads and writes, through the API or in the database |
+//! | `api_transport` | the connection to an admin address, with TLS if it has a certificate |
 //! | `limit_options`, `values` | options for limits; times, sizes and rates |
 //! | `secrets` | new credentials and tokens: only their owner gets the secret |
 //! | `table`, `output` | tables for people, JSON for programs |
 
 mod account;
 mod api_client;
+mod api_transport;
 mod credential;
 mod key;
 mod limit_options;
