@@ -9,7 +9,7 @@
 //! | file | content |
 //! |---|---|
 //! | `account`, `credential`, `key`, `relay`, `token`, `usage` | a command each, on records |
-//! | `live` | `report links`, `report tunnels` and `report status`, at a running master |
+//! | `live`, `live_actions` | `report links`, `report tunnels` and `report status`, at a running master |
 //! | `session` | which master or database a command works on; records by their names |
 //! | `records`, `api_client` | reads and writes, through the API or in the database |
 //! | `api_transport` | the connection to an admin address, with TLS if it has a certificate |
@@ -24,6 +24,7 @@ mod credential;
 mod key;
 mod limit_options;
 mod live;
+mod live_actions;
 mod output;
 mod records;
 mod relay;
@@ -66,12 +67,12 @@ pub(super) enum RecordCommand {
 /// The commands on the live values of a running master.
 #[derive(Debug, Subcommand)]
 pub(super) enum LiveCommand {
-    /// List the links of a running master
-    Links(live::LiveArguments),
+    /// List, end or block the links of a running master
+    Links(live::LinksArguments),
     /// Show the state of a running master
-    Status(live::LiveArguments),
-    /// List the tunnels of a running master
-    Tunnels(live::LiveArguments),
+    Status(live::StatusArguments),
+    /// List, end or block the tunnels of a running master
+    Tunnels(live::TunnelsArguments),
 }
 
 /// Runs a command on records.
