@@ -98,13 +98,7 @@ pub(super) fn records(command: RecordCommand) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// Fails when no master answers, or it refuses the request.
 pub(super) fn live(command: LiveCommand) -> anyhow::Result<ExitCode> {
-    print(async {
-        match command {
-            LiveCommand::Links(arguments) => live::links(&arguments).await,
-            LiveCommand::Status(arguments) => live::status(&arguments).await,
-            LiveCommand::Tunnels(arguments) => live::tunnels(&arguments).await,
-        }
-    })
+    print(command.run())
 }
 
 /// Runs a command and prints its output.
@@ -139,6 +133,17 @@ impl RecordCommand {
             RecordCommand::Relay(arguments) => arguments.command.run(session).await,
             RecordCommand::Token(arguments) => arguments.command.run(session).await,
             RecordCommand::Usage(arguments) => usage::run(arguments, session).await,
+        }
+    }
+}
+
+impl LiveCommand {
+    /// Runs the command. Returns what to print.
+    async fn run(self) -> anyhow::Result<Output> {
+        match self {
+            LiveCommand::Links(arguments) => live::links(&arguments).await,
+            LiveCommand::Status(arguments) => live::status(&arguments).await,
+            LiveCommand::Tunnels(arguments) => live::tunnels(&arguments).await,
         }
     }
 }
