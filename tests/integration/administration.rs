@@ -27,9 +27,9 @@ struct Managed {
 
 impl Managed {
     /// Prepares a master that admits the servers of accounts only.
-    fn new(admin: impl FnOnce(&Testbed) -> String) -> Self {
+    fn new(admin: impl FnOnce(&Testbed) -> Value) -> Self {
         let testbed = Testbed::new(Front::Direct);
-        let admin = json!({"listen_at": admin(&testbed)});
+        let admin = admin(&testbed);
         let mut managed = Managed {
             testbed,
             config: PathBuf::new(),
@@ -41,7 +41,23 @@ impl Managed {
     }
 
     fn with_socket() -> Self {
-        Managed::new(|testbed| format!("unix:{}", testbed.folder().join("admin.sock").display()))
+        Managed::new(|testbed| {
+            let socket = testbed.folder().join("admin.sock");
+            json!({"listen_at": format!("unix:{}", socket.display())})
+        })
+    }
+
+    fn with_loopback() -> Self {
+        Managed::new(|_| json!({"listen_at": ports::free().to_string()}))
+    }
+
+    /// A master whose admin address other machines can reach.
+    fn with_tls() -> Self {
+        Managed::new(|testbed| {
+            let listen_at = format!("0.0.0.0:{}", ports::free().port());
+            let (cert, key) = (&testbed.leaf().cert, &testbed.leaf().key);
+            json!({"listen_at": listen_at, "tls": {"cert": cert, "key": key}})
+        })
     }
 
     fn fields(&self) -> Value {
@@ -181,14 +197,20 @@ fn a_rotated_credential_admits_servers_beside_the_old_one() {
 
 #[test]
 fn a_token_admits_commands_at_loopback() {
-    let managed = Managed::new(|_| ports::free().to_string());
+    let managed = Managed::with_loopback();
     let token = managed.file("read.token");
     // Without a master, and later without a token, the commands work in the database.
     managed.run(&[
         "token", "add", "reader", "--role", "read", "--write", &token,
     ]);
     let _master = managed.start();
-    managed.run(&["account", "add", "anna"]);
+    let output = managed.try_run(&["account", "add", "anna"]).succeeded();
+    assert!(
+        output.errors.contains("needs a token")
+            && output.errors.contains("; the command uses the database"),
+        "{}",
+        output.errors
+    );
     let error = managed.refused(&["status"]);
     assert!(
         error.contains("needs a token") && error.contains("report token add"),
@@ -205,6 +227,83 @@ fn a_token_admits_commands_at_loopback() {
         error.contains("the token is wrong") && !error.contains("rt1_A"),
         "{error}"
     );
+}
+
+#[test]
+fn commands_use_an_address_with_tls() {
+    let managed = Managed::with_tls();
+    let token = managed.file("own.token");
+    let add = ["token", "add", "laptop", "--role", "own", "--write", &token];
+    let output = managed.try_run(&add).succeeded();
+    assert_eq!(output.errors, "", "nothing listens yet");
+    let _master = managed.start();
+    let ca = managed.testbed.authority().path().display().to_string();
+    let over_tls = ["--token-file", token.as_str(), "--ca", ca.as_str()];
+    let with_tls = |words: &[&str]| {
+        let words: Vec<&str> = words.iter().chain(&over_tls).copied().collect();
+        managed.try_run(&words)
+    };
+    let added = with_tls(&["account", "add", "anna"]).succeeded();
+    assert_eq!(
+        (added.text().as_str(), added.errors.as_str()),
+        ("added account 2 \"anna\"\n", "")
+    );
+    let status = with_tls(&["status"]).succeeded().text();
+    assert!(status.contains("state      ok"), "{status}");
+    // Without the authority, the certificate is not trusted, and the token stays here.
+    let error = managed.refused(&["account", "list", "--token-file", &token]);
+    assert!(
+        error.contains("the TLS handshake failed") && error.contains("--ca"),
+        "{error}"
+    );
+}
+
+#[test]
+fn links_and_tunnels_are_ended_and_blocked() {
+    let managed = Managed::with_socket();
+    let echo = services::echo();
+    let port = Port::new("echo", echo.address(), Methods::DEFAULT);
+    let key_file = managed.file("port.key");
+    fs::write(&key_file, &port.key).expect("written");
+    let secret = managed.file("server.secret");
+    managed.run(&["account", "add", "anna"]);
+    managed.run(&["credential", "add", "anna", "home", "--write", &secret]);
+    managed.run(&[
+        "key",
+        "add",
+        "echo",
+        "--port-key",
+        &key_file,
+        "--account",
+        "anna",
+    ]);
+    let _master = managed.start();
+    let fields = json!({"master_key": null, "credential": {"file": secret}});
+    let ports = std::slice::from_ref(&port);
+    let server = managed.testbed.server("server", ports, fields);
+    let _client = managed.testbed.client("client", ports, json!({}));
+    wait::until_true("a connection goes through the tunnel", || {
+        services::echoes(port.local)
+    });
+    let tunnel = managed.json(&["tunnels"])[0]["number"].to_string();
+    let ended = managed.run(&["tunnels", "end", &tunnel]);
+    assert_eq!(ended, format!("ended tunnel {tunnel}\n"));
+    wait::until_true("the client attaches again", || services::echoes(port.local));
+    let links = managed.json(&["links"]);
+    let mut links = links.as_array().expect("a list").iter();
+    let link = links.find(|link| link["role"] == "server");
+    let link = link.expect("the link of the server")["number"].to_string();
+    let block = managed.json(&["links", "block", &link, "--for", "10m"]);
+    server.wait_for_line(&["blocked"]);
+    let blocks = managed.json(&["links", "blocks"]);
+    assert_eq!(blocks, json!([block]));
+    assert!(block["credential"].is_string(), "{block}");
+    let number = block["number"].to_string();
+    let removed = managed.run(&["links", "unblock", &number]);
+    assert_eq!(removed, format!("removed block {number}\n"));
+    assert_eq!(managed.json(&["links", "blocks"]), json!([]));
+    let error = managed.refused(&["links", "unblock", &number]);
+    assert!(error.contains(&number), "{error}");
 }
 
 #[test]
