@@ -76,4 +76,34 @@ mod tests {
             }
         }
     }
+
+    /// Returns a text that only the completions of a command below another one contain.
+    #[cfg(feature = "store")]
+    fn nested_form(shell: Shell, parent: &str, name: &str) -> String {
+        match shell {
+            Shell::Bash => format!("{parent},{name})\n"),
+            Shell::Elvish => format!("&'report;{parent};{name}'="),
+            Shell::Fish => format!(" {parent}; and __fish_seen_subcommand_from {name}\""),
+            Shell::PowerShell => format!("'report;{parent};{name}' {{"),
+            _ => format!("'{name}:"),
+        }
+    }
+
+    #[cfg(feature = "store")]
+    #[test]
+    fn every_shell_completes_commands_below_commands() {
+        let program = Arguments::command();
+        for shell in Shell::value_variants() {
+            let script = String::from_utf8(script(*shell).expect("generated")).expect("text");
+            let mut count = 0;
+            for parent in program.get_subcommands() {
+                for command in parent.get_subcommands() {
+                    let form = nested_form(*shell, parent.get_name(), command.get_name());
+                    assert!(script.contains(&form), "{shell}: no {form}");
+                    count += 1;
+                }
+            }
+            assert!(count > 30, "{shell}: {count} commands");
+        }
+    }
 }

@@ -182,6 +182,33 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "store")]
+    #[test]
+    fn commands_below_a_command_have_pages_with_their_options() {
+        let pages = texts();
+        let text = |name: &str| {
+            let page = pages.iter().find(|(file_name, _)| file_name == name);
+            let (_, text) = page.unwrap_or_else(|| panic!("no {name}"));
+            text
+        };
+        for (name, parts) in [
+            (
+                "report-account-add.1",
+                ["\\-\\-max\\-keys", "\\-\\-token\\-file"],
+            ),
+            ("report-links-block.1", ["\\-\\-for", "\\-\\-ca"]),
+            ("report-tunnels-end.1", ["\\-\\-json", "NUMBER"]),
+            (
+                "report-links.1",
+                ["report\\-links\\-end(1)", "report\\-links\\-unblock(1)"],
+            ),
+        ] {
+            for part in parts {
+                assert!(text(name).contains(part), "no {part} in {}", text(name));
+            }
+        }
+    }
+
     #[test]
     fn no_line_of_a_page_is_an_unknown_request() {
         const REQUESTS: [&str; 10] = [

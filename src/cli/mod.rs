@@ -222,4 +222,40 @@ mod tests {
             );
         }
     }
+
+    /// Splits a line of a shell into words. Double quotes keep spaces.
+    #[cfg(feature = "store")]
+    fn words(line: &str) -> Vec<String> {
+        let mut words = vec![String::new()];
+        let mut is_quoted = false;
+        for character in line.chars() {
+            match character {
+                '"' => is_quoted = !is_quoted,
+                ' ' if !is_quoted => words.push(String::new()),
+                '#' if !is_quoted && words.last().is_some_and(String::is_empty) => break,
+                other => words.last_mut().expect("a word").push(other),
+            }
+        }
+        words.retain(|word| !word.is_empty());
+        words
+    }
+
+    #[cfg(feature = "store")]
+    #[test]
+    fn the_commands_of_the_documents_exist() {
+        let english = include_str!("../../README.md");
+        let chinese = include_str!("../../README.zh-CN.md");
+        let commands = |page: &'static str| {
+            let lines = page.lines().filter(|line| line.starts_with("report "));
+            lines.collect::<Vec<_>>()
+        };
+        assert!(commands(english).len() > 5);
+        assert_eq!(commands(english), commands(chinese));
+        let api = include_str!("../../docs/admin-api.md");
+        for line in commands(english).into_iter().chain(commands(api)) {
+            if let Err(error) = Arguments::try_parse_from(words(line)) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
 }

@@ -293,6 +293,18 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     }
 }
 
+/// Returns the names of the first certificate in a PEM file.
+///
+/// # Errors
+/// If the file cannot be read, or contains no certificate.
+pub fn certificate_names(chain: &Path) -> Result<Vec<String>, TlsError> {
+    let certificates = certificates(chain)?;
+    let first = certificates
+        .first()
+        .and_then(|first| CertificateInfo::read(first));
+    Ok(first.map(|info| info.names).unwrap_or_default())
+}
+
 fn certified_key(chain: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
     let certificates = certificates(chain)?;
     let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| match error {
@@ -327,4 +339,4 @@ fn certified_key(chain: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -1,11 +1,6 @@
-//! The commands that administer a master: in its database, through its admin address, and as
-//! docs/keys.md shows them.
+//! The commands that administer a master: in its database, and through its admin address.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::PathBuf};
 
 use serde_json::{Value, json};
 
@@ -27,9 +22,9 @@ struct Managed {
 
 impl Managed {
     /// Prepares a master that admits the servers of accounts only.
-    fn new(admin: impl FnOnce(&Testbed) -> String) -> Self {
+    fn new(admin: impl FnOnce(&Testbed) -> Value) -> Self {
         let testbed = Testbed::new(Front::Direct);
-        let admin = json!({"listen_at": admin(&testbed)});
+        let admin = admin(&testbed);
         let mut managed = Managed {
             testbed,
             config: PathBuf::new(),
@@ -41,7 +36,23 @@ impl Managed {
     }
 
     fn with_socket() -> Self {
-        Managed::new(|testbed| format!("unix:{}", testbed.folder().join("admin.sock").display()))
+        Managed::new(|testbed| {
+            let socket = testbed.folder().join("admin.sock");
+            json!({"listen_at": format!("unix:{}", socket.display())})
+        })
+    }
+
+    fn with_loopback() -> Self {
+        Managed::new(|_| json!({"listen_at": ports::free().to_string()}))
+    }
+
+    /// A master whose admin address other machines can reach.
+    fn with_tls() -> Self {
+        Managed::new(|testbed| {
+            let listen_at = format!("0.0.0.0:{}", ports::free().port());
+            let (cert, key) = (&testbed.leaf().cert, &testbed.leaf().key);
+            json!({"listen_at": listen_at, "tls": {"cert": cert, "key": key}})
+        })
     }
 
     fn fields(&self) -> Value {
@@ -181,14 +192,20 @@ fn a_rotated_credential_admits_servers_beside_the_old_one() {
 
 #[test]
 fn a_token_admits_commands_at_loopback() {
-    let managed = Managed::new(|_| ports::free().to_string());
+    let managed = Managed::with_loopback();
     let token = managed.file("read.token");
     // Without a master, and later without a token, the commands work in the database.
     managed.run(&[
         "token", "add", "reader", "--role", "read", "--write", &token,
     ]);
     let _master = managed.start();
-    managed.run(&["account", "add", "anna"]);
+    let output = managed.try_run(&["account", "add", "anna"]).succeeded();
+    assert!(
+        output.errors.contains("needs a token")
+            && output.errors.contains("; the command uses the database"),
+        "{}",
+        output.errors
+    );
     let error = managed.refused(&["status"]);
     assert!(
         error.contains("needs a token") && error.contains("report token add"),
@@ -205,6 +222,83 @@ fn a_token_admits_commands_at_loopback() {
         error.contains("the token is wrong") && !error.contains("rt1_A"),
         "{error}"
     );
+}
+
+#[test]
+fn commands_use_an_address_with_tls() {
+    let managed = Managed::with_tls();
+    let token = managed.file("own.token");
+    let output = managed.try_run(&["token", "add", "laptop", "--role", "own", "--write", &token]);
+    let errors = output.succeeded().errors;
+    assert!(!errors.contains("uses the database"), "{errors}");
+    let _master = managed.start();
+    let ca = managed.testbed.authority().path().display().to_string();
+    let over_tls = ["--token-file", token.as_str(), "--ca", ca.as_str()];
+    let with_tls = |words: &[&str]| {
+        let words: Vec<&str> = words.iter().chain(&over_tls).copied().collect();
+        managed.try_run(&words)
+    };
+    let added = with_tls(&["account", "add", "anna"]).succeeded();
+    assert_eq!(
+        (added.text().as_str(), added.errors.as_str()),
+        ("added account 2 \"anna\"\n", "")
+    );
+    let status = with_tls(&["status"]).succeeded().text();
+    assert!(status.contains("state      ok"), "{status}");
+    // Without the authority, the certificate is not trusted, and the token stays here.
+    let error = managed.refused(&["account", "list", "--token-file", &token]);
+    assert!(
+        error.contains("certificate") && error.contains("--ca"),
+        "{error}"
+    );
+}
+
+#[test]
+fn links_and_tunnels_are_ended_and_blocked() {
+    let managed = Managed::with_socket();
+    let echo = services::echo();
+    let port = Port::new("echo", echo.address(), Methods::DEFAULT);
+    let key_file = managed.file("port.key");
+    fs::write(&key_file, &port.key).expect("written");
+    let secret = managed.file("server.secret");
+    managed.run(&["account", "add", "anna"]);
+    managed.run(&["credential", "add", "anna", "home", "--write", &secret]);
+    managed.run(&[
+        "key",
+        "add",
+        "echo",
+        "--port-key",
+        &key_file,
+        "--account",
+        "anna",
+    ]);
+    let _master = managed.start();
+    let fields = json!({"master_key": null, "credential": {"file": secret}});
+    let ports = std::slice::from_ref(&port);
+    let server = managed.testbed.server("server", ports, fields);
+    let _client = managed.testbed.client("client", ports, json!({}));
+    wait::until_true("a connection goes through the tunnel", || {
+        services::echoes(port.local)
+    });
+    let tunnel = managed.json(&["tunnels"])[0]["number"].to_string();
+    let ended = managed.run(&["tunnels", "end", &tunnel]);
+    assert_eq!(ended, format!("ended tunnel {tunnel}\n"));
+    wait::until_true("the client attaches again", || services::echoes(port.local));
+    let links = managed.json(&["links"]);
+    let mut links = links.as_array().expect("a list").iter();
+    let link = links.find(|link| link["role"] == "server");
+    let link = link.expect("the link of the server")["number"].to_string();
+    let block = managed.json(&["links", "block", &link, "--for", "10m"]);
+    server.wait_for_line(&["blocked"]);
+    let blocks = managed.json(&["links", "blocks"]);
+    assert_eq!(blocks, json!([block]));
+    assert!(block["credential"].is_string(), "{block}");
+    let number = block["number"].to_string();
+    let removed = managed.run(&["links", "unblock", &number]);
+    assert_eq!(removed, format!("removed block {number}\n"));
+    assert_eq!(managed.json(&["links", "blocks"]), json!([]));
+    let error = managed.refused(&["links", "unblock", &number]);
+    assert!(error.contains(&number), "{error}");
 }
 
 #[test]
@@ -241,134 +335,4 @@ fn values_of_a_running_master_need_one() {
         "{}",
         output.errors
     );
-}
-
-/// A block of docs/keys.md.
-enum Block {
-    /// The name and the text of a file.
-    File(String, String),
-    /// Commands, and what they print if the page shows it.
-    Commands(String, Option<String>),
-}
-
-/// Returns the examples of a page: their titles and blocks.
-fn examples(page: &str) -> Vec<(&str, Vec<Block>)> {
-    let sections = page
-        .split("\n## ")
-        .filter(|section| section.starts_with("Example: "));
-    sections
-        .map(|section| {
-            let title = section.lines().next().unwrap_or_default();
-            (title, blocks(section))
-        })
-        .collect()
-}
-
-fn blocks(section: &str) -> Vec<Block> {
-    let mut blocks = Vec::new();
-    let mut before = "";
-    let mut lines = section.lines();
-    while let Some(line) = lines.next() {
-        let Some(language) = line.strip_prefix("```") else {
-            if !line.is_empty() {
-                before = line;
-            }
-            continue;
-        };
-        let body = lines.by_ref().take_while(|line| *line != "```");
-        let text: String = body.flat_map(|line| [line, "\n"]).collect();
-        match language {
-            "json" => {
-                let name = before.split('`').find(|part| part.ends_with(".json"));
-                let name =
-                    name.unwrap_or_else(|| panic!("the line before a file names it: {before}"));
-                blocks.push(Block::File(name.to_owned(), text));
-            }
-            "sh" => blocks.push(Block::Commands(text, None)),
-            "text" => match blocks.last_mut() {
-                Some(Block::Commands(_, output)) => *output = Some(text),
-                _ => panic!("an output without commands: {text}"),
-            },
-            other => panic!("unknown block {other}"),
-        }
-    }
-    blocks
-}
-
-/// Whether a line has the parts around the ellipses of the expected one, in this order.
-fn fits(line: &str, expected: &str) -> bool {
-    let Some((first, others)) = expected.split_once('…') else {
-        return line == expected;
-    };
-    let Some(mut rest) = line.strip_prefix(first.trim_end()) else {
-        return false;
-    };
-    for part in others.split('…').map(str::trim) {
-        match rest.split_once(part) {
-            // An ellipsis at the end stands for the rest.
-            _ if part.is_empty() => {}
-            Some((_, after)) => rest = after,
-            None => return false,
-        }
-    }
-    true
-}
-
-/// Runs the commands of a block in a folder.
-fn run_in(folder: &Path, commands: &str) -> ProgramOutput {
-    let path = std::env::var("PATH").expect("a path");
-    let mut shell = Command::new("timeout");
-    shell
-        .args(["--kill-after=5", "120", "sh", "-eu", "-c", commands])
-        .current_dir(folder)
-        .env("PATH", format!("{}:{path}", folder.join("bin").display()))
-        .env("TZ", "UTC");
-    programs::run(&mut shell)
-}
-
-#[test]
-fn the_examples_of_the_page_work_as_shown() {
-    let page = include_str!("../../docs/keys.md");
-    let examples = examples(page);
-    assert_eq!(examples.len(), 3);
-    for (title, blocks) in examples {
-        let folder = tempfile::tempdir().expect("a folder for the example");
-        let folder = folder.path();
-        fs::create_dir(folder.join("bin")).expect("a folder");
-        std::os::unix::fs::symlink(REPORT, folder.join("bin/report")).expect("a link");
-        let mut files = Vec::new();
-        for block in blocks {
-            match block {
-                Block::File(name, text) => {
-                    fs::write(folder.join(&name), text).expect("written");
-                    files.push(name);
-                }
-                Block::Commands(commands, expected) => {
-                    let output = run_in(folder, &commands).succeeded().text();
-                    let Some(expected) = expected else { continue };
-                    let lines: Vec<&str> = output.lines().collect();
-                    let expected: Vec<&str> = expected.lines().collect();
-                    assert_eq!(lines.len(), expected.len(), "{title}: {output}");
-                    for (line, expected) in lines.into_iter().zip(expected) {
-                        assert!(
-                            fits(line, expected),
-                            "{title}: {line:?} is not {expected:?}"
-                        );
-                    }
-                }
-            }
-        }
-        for file in files {
-            run_in(folder, &format!("report check --config {file}")).succeeded();
-        }
-    }
-}
-
-#[test]
-fn outputs_are_compared_part_by_part() {
-    assert!(fits("added account 2 \"a\"", "added account 2 \"a\""));
-    assert!(fits("key 00ff valid -", "key … valid …"));
-    assert!(!fits("key 00ff revoked -", "key … valid …"));
-    assert!(!fits("added account 2 \"a\" x", "added account 2 \"a\""));
-    assert!(!fits("x key", "key …"));
 }

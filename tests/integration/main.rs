@@ -18,6 +18,8 @@ mod ends;
 mod fronts;
 mod harness;
 mod hostile;
+#[cfg(feature = "store")]
+mod keys_page;
 mod lanes;
 mod long_paths;
 mod lossy_path;

@@ -20,8 +20,8 @@ use crate::{
     master::{Block, LiveLink},
 };
 
-/// The longest block: 30 days. A block for ever is a disabled account or key.
-const MAX_BLOCK: u32 = 2_592_000;
+/// The longest block in seconds: 30 days. A block for ever is a disabled account or key.
+pub const MAX_BLOCK: u32 = 2_592_000;
 
 /// The pause after which there may be room for a further block.
 const BLOCK_RETRY: u64 = 60;

@@ -82,7 +82,7 @@ pub use self::{
     },
     audit::{AuditEvent, AuditPage, AuditQuery},
     limits::{LimitsPage, LimitsQuery},
-    links::{BlockRequest, Blocks, LinkPage},
+    links::{BlockRequest, Blocks, LinkPage, MAX_BLOCK},
     live_page::LiveQuery,
     status::{Health, HealthState, Version},
     tunnels::TunnelPage,

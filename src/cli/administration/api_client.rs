@@ -1,20 +1,20 @@
 //! A client of the admin API: one connection for each request.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
+use super::api_transport::{ApiTransport, OpenError};
 use crate::{
     administration::{RecordPage, TokenSecret},
     config::{AdminAddress, AdminConfig},
-    net::websocket::ByteStream,
     store::{Page, Stored},
 };
 
@@ -33,7 +33,7 @@ const TOKEN_ADVICE: &str = "create one with `report token add NAME --role own --
 /// A client of the admin API at one address.
 #[derive(Debug)]
 pub(super) struct ApiClient {
-    address: AdminAddress,
+    transport: ApiTransport,
     token: Option<TokenSecret>,
 }
 
@@ -95,25 +95,21 @@ impl Answer {
 
 impl ApiClient {
     /// Returns a client of the admin address of a running master, or `None` if no process listens
-    /// there.
+    /// there. With TLS, the authorities in the file `ca` are trusted, or those of the system.
     ///
     /// # Errors
-    /// If the address needs TLS, or this user may not use it.
+    /// If this user may not use the address, or its certificate is not trusted.
     pub(super) async fn connect(
         config: &AdminConfig,
+        ca: Option<&Path>,
         token: Option<TokenSecret>,
     ) -> anyhow::Result<Option<Self>> {
-        let address = config.listen_at.clone();
-        if config.tls.is_some() {
-            bail!(
-                "the admin address {address} uses TLS, which these commands do not support (use its \
-                 database with --store, or let the master listen at a unix socket)"
-            );
-        }
-        let client = ApiClient { address, token };
-        match timeout(TIMEOUT, client.open()).await {
+        let transport = ApiTransport::new(config, ca);
+        let transport = transport.with_context(|| failure(&config.listen_at))?;
+        let client = ApiClient { transport, token };
+        match timeout(TIMEOUT, client.transport.open()).await {
             Ok(Ok(_)) => Ok(Some(client)),
-            Ok(Err(error)) if is_absent(&error) => Ok(None),
+            Ok(Err(OpenError::Absent(_))) => Ok(None),
             Ok(Err(error)) => Err(error).with_context(|| client.failure()),
             Err(_) => Err(anyhow!("no answer")).with_context(|| client.failure()),
         }
@@ -133,37 +129,34 @@ impl ApiClient {
         }
     }
 
-    /// Whether the address admits every request. Others need a token.
+    /// Whether the address admits the requests of this client. Only a unix socket needs no token.
     pub(super) fn is_open(&self) -> bool {
-        matches!(self.address, AdminAddress::Unix(_)) || self.token.is_some()
+        matches!(self.address(), AdminAddress::Unix(_)) || self.token.is_some()
     }
 
     /// Returns the error of a request without a token.
     pub(super) fn needs_token(&self) -> anyhow::Error {
         anyhow!(
             "the admin address {} needs a token ({TOKEN_ADVICE})",
-            self.address
+            self.address()
         )
+    }
+
+    /// Returns the error of a process without the API.
+    pub(super) fn has_no_api(&self) -> anyhow::Error {
+        anyhow!(
+            "the process at {} has no API (it is another role, another version, or a master without \
+             a store)",
+            self.address()
+        )
+    }
+
+    fn address(&self) -> &AdminAddress {
+        self.transport.address()
     }
 
     fn failure(&self) -> String {
-        format!(
-            "cannot reach the master at its admin address {}",
-            self.address
-        )
-    }
-
-    /// Opens a connection.
-    async fn open(&self) -> std::io::Result<Box<dyn ByteStream>> {
-        match &self.address {
-            AdminAddress::Loopback(address) | AdminAddress::Public(address) => {
-                Ok(Box::new(TcpStream::connect(address).await?))
-            }
-            #[cfg(unix)]
-            AdminAddress::Unix(path) => Ok(Box::new(tokio::net::UnixStream::connect(path).await?)),
-            #[cfg(not(unix))]
-            AdminAddress::Unix(_) => Err(std::io::ErrorKind::Unsupported.into()),
-        }
+        failure(self.address())
     }
 
     /// Sends a request without a body. The query is added to the path.
@@ -192,6 +185,12 @@ impl ApiClient {
     pub(super) async fn remove(&self, path: &str, version: i64) -> anyhow::Result<()> {
         let removed = self.send(Method::DELETE, path, Some(version), String::new());
         removed.await.map(drop)
+    }
+
+    /// Ends what has no version, such as a link.
+    pub(super) async fn end(&self, path: &str) -> anyhow::Result<()> {
+        let ended = self.send(Method::DELETE, path, None, String::new());
+        ended.await.map(drop)
     }
 
     async fn send(
@@ -247,7 +246,7 @@ impl ApiClient {
 
     /// Sends a request over a new connection. Returns the status and the body.
     async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<(StatusCode, Bytes)> {
-        let stream = TokioIo::new(self.open().await?);
+        let stream = TokioIo::new(self.transport.open().await?);
         let (mut requests, connection) = http1::handshake(stream).await?;
         let exchange = async move {
             let response = requests.send_request(request).await?;
@@ -264,18 +263,18 @@ impl ApiClient {
         match (status, body) {
             (StatusCode::UNAUTHORIZED, Some(body)) => anyhow!(
                 "the admin address {} refuses the request: {} ({TOKEN_ADVICE})",
-                self.address,
+                self.address(),
                 body.message
             ),
             (_, Some(body)) => anyhow!("{}", body.message),
-            (StatusCode::NOT_FOUND, None) => anyhow!(
-                "the process at {} has no API (it is another role, another version, or a master \
-                 without a store)",
-                self.address
-            ),
-            (status, None) => anyhow!("the admin address {} answers {status}", self.address),
+            (StatusCode::NOT_FOUND, None) => self.has_no_api(),
+            (status, None) => anyhow!("the admin address {} answers {status}", self.address()),
         }
     }
+}
+
+fn failure(address: &AdminAddress) -> String {
+    format!("cannot reach the master at its admin address {address}")
 }
 
 /// Reads the whole answer.
@@ -288,12 +287,6 @@ async fn read(response: Response<Incoming>) -> anyhow::Result<(StatusCode, Bytes
         Ok(body) => Ok((status, body.to_bytes())),
         Err(error) => Err(anyhow!("the answer is incomplete: {error}")),
     }
-}
-
-/// Whether no process listens at the address.
-fn is_absent(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{ConnectionRefused, NotFound};
-    matches!(error.kind(), ConnectionRefused | NotFound)
 }
 
 /// Returns the fields of a query as the part of a URL behind the question mark.
@@ -324,8 +317,9 @@ mod tests {
     };
 
     fn client() -> ApiClient {
+        let address = AdminAddress::Loopback("127.0.0.1:9300".parse().unwrap());
         ApiClient {
-            address: AdminAddress::Loopback("127.0.0.1:9300".parse().unwrap()),
+            transport: ApiTransport::new(&AdminConfig::new(address), None).unwrap(),
             token: Some(TokenSecret::new([1; 32])),
         }
     }

@@ -1,14 +1,16 @@
 //! `report links`, `report tunnels` and `report status`: the live values of a running master.
+//! `live_actions` changes them.
 
 use std::collections::HashMap;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
     api_client::STATUS_PATH,
+    live_actions::{self, BlockArguments, ListedNumber, LiveKind},
     output::Output,
     session::{Session, TargetArguments},
     table::Table,
@@ -16,11 +18,49 @@ use super::{
 };
 use crate::{policy::AccountId, store::MAX_PAGE};
 
-/// The arguments of a command on live values.
+/// The arguments of `report links`.
 #[derive(Debug, Args)]
-pub(in crate::cli) struct LiveArguments {
+pub(in crate::cli) struct LinksArguments {
     #[command(flatten)]
     target: TargetArguments,
+    #[command(subcommand)]
+    command: Option<LinkCommand>,
+}
+
+/// The arguments of `report tunnels`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct TunnelsArguments {
+    #[command(flatten)]
+    target: TargetArguments,
+    #[command(subcommand)]
+    command: Option<TunnelCommand>,
+}
+
+/// The arguments of `report status`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct StatusArguments {
+    #[command(flatten)]
+    target: TargetArguments,
+}
+
+#[derive(Debug, Subcommand)]
+enum LinkCommand {
+    /// End a link, whose role may connect again
+    End(ListedNumber),
+    /// End a link, and refuse its peer for a while
+    Block(BlockArguments),
+    /// List the blocks of links and tunnels
+    Blocks,
+    /// Remove a block of a link or tunnel
+    Unblock(ListedNumber),
+}
+
+#[derive(Debug, Subcommand)]
+enum TunnelCommand {
+    /// End a tunnel, whose client may attach again
+    End(ListedNumber),
+    /// End a tunnel, and refuse its client at the key for a while
+    Block(BlockArguments),
 }
 
 /// The query of a page.
@@ -41,30 +81,36 @@ struct LivePage {
 /// The names of accounts.
 type Names = HashMap<AccountId, String>;
 
-/// Lists the links of the master.
-pub(super) async fn links(arguments: &LiveArguments) -> anyhow::Result<Output> {
+/// Lists the links of the master, or ends or blocks one.
+pub(super) async fn links(arguments: &LinksArguments) -> anyhow::Result<Output> {
     let session = arguments.target.open_master().await?;
-    let links = all(&session, "/v1/links").await?;
-    let names = names(&links, &["account"], &session).await;
-    let zone = &session.view.zone;
-    session
-        .view
-        .output(&links, || link_table(&links, &names, zone).text())
+    match &arguments.command {
+        None => list_links(&session).await,
+        Some(LinkCommand::End(number)) => live_actions::end(LiveKind::Link, number, &session).await,
+        Some(LinkCommand::Block(block)) => {
+            live_actions::block(LiveKind::Link, block, &session).await
+        }
+        Some(LinkCommand::Blocks) => live_actions::blocks(&session).await,
+        Some(LinkCommand::Unblock(number)) => live_actions::unblock(number, &session).await,
+    }
 }
 
-/// Lists the tunnels of the master.
-pub(super) async fn tunnels(arguments: &LiveArguments) -> anyhow::Result<Output> {
+/// Lists the tunnels of the master, or ends or blocks one.
+pub(super) async fn tunnels(arguments: &TunnelsArguments) -> anyhow::Result<Output> {
     let session = arguments.target.open_master().await?;
-    let tunnels = all(&session, "/v1/tunnels").await?;
-    let names = names(&tunnels, &["account", "owner"], &session).await;
-    let zone = &session.view.zone;
-    session
-        .view
-        .output(&tunnels, || tunnel_table(&tunnels, &names, zone).text())
+    match &arguments.command {
+        None => list_tunnels(&session).await,
+        Some(TunnelCommand::End(number)) => {
+            live_actions::end(LiveKind::Tunnel, number, &session).await
+        }
+        Some(TunnelCommand::Block(block)) => {
+            live_actions::block(LiveKind::Tunnel, block, &session).await
+        }
+    }
 }
 
 /// Shows the state of the master.
-pub(super) async fn status(arguments: &LiveArguments) -> anyhow::Result<Output> {
+pub(super) async fn status(arguments: &StatusArguments) -> anyhow::Result<Output> {
     let session = arguments.target.open_master().await?;
     let answer = session.records.live(STATUS_PATH, &Value::Null).await?;
     let status: Value = answer.json()?;
@@ -72,6 +118,24 @@ pub(super) async fn status(arguments: &LiveArguments) -> anyhow::Result<Output> 
     session
         .view
         .output(&status, || status_table(&status, zone).text())
+}
+
+async fn list_links(session: &Session) -> anyhow::Result<Output> {
+    let links = all(session, "/v1/links").await?;
+    let names = names(&links, &["account"], session).await;
+    let zone = &session.view.zone;
+    session
+        .view
+        .output(&links, || link_table(&links, &names, zone).text())
+}
+
+async fn list_tunnels(session: &Session) -> anyhow::Result<Output> {
+    let tunnels = all(session, "/v1/tunnels").await?;
+    let names = names(&tunnels, &["account", "owner"], session).await;
+    let zone = &session.view.zone;
+    session
+        .view
+        .output(&tunnels, || tunnel_table(&tunnels, &names, zone).text())
 }
 
 /// Returns the items of all pages.
@@ -104,7 +168,7 @@ fn account(item: &Value, field: &str) -> Option<AccountId> {
 }
 
 /// Returns the text of a field. Absent ones are empty.
-fn text(item: &Value, field: &str) -> String {
+pub(super) fn text(item: &Value, field: &str) -> String {
     match item.get(field) {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => text.clone(),
@@ -118,7 +182,8 @@ fn name(item: &Value, field: &str, names: &Names) -> String {
     name.cloned().unwrap_or_else(|| text(item, field))
 }
 
-fn time(item: &Value, field: &str, zone: &TimeZone) -> String {
+/// Returns the time in a field. Absent ones are empty.
+pub(super) fn time(item: &Value, field: &str, zone: &TimeZone) -> String {
     let time = item.get(field).and_then(Value::as_i64);
     time.map_or_else(String::new, |time| time_text(time, zone))
 }

@@ -9,19 +9,22 @@
 //! | file | content |
 //! |---|---|
 //! | `account`, `credential`, `key`, `relay`, `token`, `usage` | a command each, on records |
-//! | `live` | `report links`, `report tunnels` and `report status`, at a running master |
+//! | `live`, `live_actions` | `report links`, `report tunnels` and `report status`, at a running master |
 //! | `session` | which master or database a command works on; records by their names |
 //! | `records`, `api_client` | reads and writes, through the API or in the database |
+//! | `api_transport` | the connection to an admin address, with TLS if it has a certificate |
 //! | `limit_options`, `values` | options for limits; times, sizes and rates |
 //! | `secrets` | new credentials and tokens: only their owner gets the secret |
 //! | `table`, `output` | tables for people, JSON for programs |
 
 mod account;
 mod api_client;
+mod api_transport;
 mod credential;
 mod key;
 mod limit_options;
 mod live;
+mod live_actions;
 mod output;
 mod records;
 mod relay;
@@ -64,12 +67,12 @@ pub(super) enum RecordCommand {
 /// The commands on the live values of a running master.
 #[derive(Debug, Subcommand)]
 pub(super) enum LiveCommand {
-    /// List the links of a running master
-    Links(live::LiveArguments),
+    /// List, end or block the links of a running master
+    Links(live::LinksArguments),
     /// Show the state of a running master
-    Status(live::LiveArguments),
-    /// List the tunnels of a running master
-    Tunnels(live::LiveArguments),
+    Status(live::StatusArguments),
+    /// List, end or block the tunnels of a running master
+    Tunnels(live::TunnelsArguments),
 }
 
 /// Runs a command on records.
@@ -95,13 +98,7 @@ pub(super) fn records(command: RecordCommand) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// Fails when no master answers, or it refuses the request.
 pub(super) fn live(command: LiveCommand) -> anyhow::Result<ExitCode> {
-    print(async {
-        match command {
-            LiveCommand::Links(arguments) => live::links(&arguments).await,
-            LiveCommand::Status(arguments) => live::status(&arguments).await,
-            LiveCommand::Tunnels(arguments) => live::tunnels(&arguments).await,
-        }
-    })
+    print(command.run())
 }
 
 /// Runs a command and prints its output.
@@ -136,6 +133,17 @@ impl RecordCommand {
             RecordCommand::Relay(arguments) => arguments.command.run(session).await,
             RecordCommand::Token(arguments) => arguments.command.run(session).await,
             RecordCommand::Usage(arguments) => usage::run(arguments, session).await,
+        }
+    }
+}
+
+impl LiveCommand {
+    /// Runs the command. Returns what to print.
+    async fn run(self) -> anyhow::Result<Output> {
+        match self {
+            LiveCommand::Links(arguments) => live::links(&arguments).await,
+            LiveCommand::Status(arguments) => live::status(&arguments).await,
+            LiveCommand::Tunnels(arguments) => live::tunnels(&arguments).await,
         }
     }
 }

@@ -41,12 +41,17 @@ impl Records {
         }
     }
 
-    /// Reads values that only a running master has.
-    pub(super) async fn live(&self, path: &str, query: &impl Serialize) -> anyhow::Result<Answer> {
+    /// Returns the client of a running master, for what only it has.
+    pub(super) fn master(&self) -> anyhow::Result<&ApiClient> {
         match self {
-            Records::Master(api) => api.get(path, query).await,
+            Records::Master(api) => Ok(api),
             Records::Store(_) => bail!("only a running master has these values, not a database"),
         }
+    }
+
+    /// Reads values that only a running master has.
+    pub(super) async fn live(&self, path: &str, query: &impl Serialize) -> anyhow::Result<Answer> {
+        self.master()?.get(path, query).await
     }
 
     pub(super) async fn accounts(

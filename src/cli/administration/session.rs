@@ -18,6 +18,7 @@ use crate::{
         AccountQuery, Administration, CredentialQuery, KeyQuery, RecordPage, TokenQuery,
         TokenSecret,
     },
+    cli::{error_text, print_error},
     config::{self, AdminConfig, MasterConfig, RoleConfig},
     policy::{Account, AccountId, Credential, CredentialId, ServiceKey, Token, TokenId},
     store::{MAX_PAGE, Store, StoreUrl, Stored},
@@ -46,6 +47,9 @@ pub(super) struct TargetArguments {
     /// File with a token of the admin API
     #[arg(long, global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// File with the authorities of an admin address with TLS
+    #[arg(long, global = true, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
@@ -80,11 +84,12 @@ impl TargetArguments {
         }
     }
 
-    /// Opens the records: through the admin address of the master if it answers and needs no token
-    /// that is not given, otherwise in the database.
+    /// Opens the records: through the admin address of the master if it answers, otherwise in the
+    /// database. A note on standard error says why an address that answers is not used.
     ///
     /// # Errors
-    /// If the configuration is invalid, or neither can be reached.
+    /// If the configuration is invalid, neither can be reached, or the address refuses a token or a
+    /// certificate that the options name.
     pub(super) async fn open(&self) -> anyhow::Result<Session> {
         let records = match &self.store {
             Some(url) => {
@@ -98,7 +103,13 @@ impl TargetArguments {
                  {} as the master does)",
                 self.config.display()
             ),
-            None => self.configured_records().await?,
+            None => {
+                let (records, note) = self.configured_records().await?;
+                if let Some(note) = note {
+                    print_error(&note);
+                }
+                records
+            }
         };
         Ok(Session {
             records,
@@ -118,16 +129,20 @@ impl TargetArguments {
         }
     }
 
-    async fn configured_records(&self) -> anyhow::Result<Records> {
+    /// Opens the records of the configuration. Also returns why they are not those of a process that
+    /// listens at the admin address.
+    pub(super) async fn configured_records(&self) -> anyhow::Result<(Records, Option<String>)> {
         let (admin, master) = self.master()?;
-        if let Some(admin) = &admin {
-            match self.client(admin).await {
-                Ok(Some(client)) => return Ok(Records::Master(client)),
+        let refusal = match &admin {
+            Some(admin) => match self.client(admin).await {
+                Ok(Some(client)) => return Ok((Records::Master(client), None)),
+                Ok(None) => None,
+                Err(error) if self.token_file.is_some() || self.ca.is_some() => return Err(error),
                 // Without a token, the rights on the database are enough.
-                Err(error) if self.token_file.is_some() => return Err(error),
-                Ok(None) | Err(_) => {}
-            }
-        }
+                Err(error) => Some(error_text(&error)),
+            },
+            None => None,
+        };
         let url = master.store.as_ref().map(|store| store.url().clone());
         let url = url.ok_or_else(|| {
             anyhow!(
@@ -136,17 +151,29 @@ impl TargetArguments {
                 self.config.display()
             )
         })?;
-        open_store(url).await
+        let note = refusal.map(|refusal| format!("{refusal}; the command uses the database {url}"));
+        Ok((open_store(url).await?, note))
     }
 
-    /// Returns a client of the API, unless no process with it listens, or it needs a token that is
-    /// not given.
+    /// Returns a client of the API, or `None` if no process listens.
+    ///
+    /// # Errors
+    /// If the process has no API, refuses the request, or needs a token that is not given.
     async fn client(&self, admin: &AdminConfig) -> anyhow::Result<Option<ApiClient>> {
-        let Some(client) = ApiClient::connect(admin, self.token()?).await? else {
+        let Some(client) = self.connect(admin).await? else {
             return Ok(None);
         };
-        let is_usable = client.is_open() && client.has_api().await?;
-        Ok(is_usable.then_some(client))
+        if !client.is_open() {
+            return Err(client.needs_token());
+        }
+        if !client.has_api().await? {
+            return Err(client.has_no_api());
+        }
+        Ok(Some(client))
+    }
+
+    async fn connect(&self, admin: &AdminConfig) -> anyhow::Result<Option<ApiClient>> {
+        ApiClient::connect(admin, self.ca.as_deref(), self.token()?).await
     }
 
     /// Opens the API of a running master, for values that only it has.
@@ -165,7 +192,7 @@ impl TargetArguments {
                 self.config.display()
             )
         })?;
-        let client = ApiClient::connect(&admin, self.token()?).await?;
+        let client = self.connect(&admin).await?;
         let client = client.ok_or_else(|| {
             anyhow!(
                 "no master runs at the admin address {} (start it: only a running master has these \

@@ -3,6 +3,8 @@
 mod accounts;
 mod keys;
 mod relay;
+#[cfg(unix)]
+mod running_master;
 mod secrets;
 
 use std::{path::PathBuf, sync::Arc};
