@@ -100,7 +100,8 @@ async fn unknown_credential_is_refused_without_a_hint_and_other_links_continue()
     let master = start_knowing(&[(1, Role::Server)]);
     let (mut client, mut server) = connected_pair(&master).await;
     for role in [Role::Server, Role::Client] {
-        let refused = master.join_with_key(&secret(9), role, 9, 1, &[]).await;
+        let key = secret(9);
+        let refused = master.join_with_key(&key, role, 9, 1, &[]).await;
         let Err(JoinError::CredentialRefused(notice)) = refused else {
             panic!("a refusal is expected, not {:?}", refused.err())
         };
@@ -162,7 +163,8 @@ async fn wrong_signature_and_unknown_credential_get_the_same_answer() {
 async fn credential_of_another_role_is_denied_with_the_reason() {
     let master = start_knowing(&[(1, Role::Server), (2, Role::Client)]);
     for (byte, role, allowed) in [(1, Role::Client, "server"), (2, Role::Server, "client")] {
-        let denied = master.join_with_key(&secret(byte), role, 9, 1, &[]).await;
+        let key = secret(byte);
+        let denied = master.join_with_key(&key, role, 9, 1, &[]).await;
         let Err(JoinError::Denied(notice)) = denied else {
             panic!("a denial is expected, not {:?}", denied.err())
         };
@@ -199,7 +201,8 @@ async fn wrong_credentials_throttle_both_roles_but_no_anonymous_client() {
         );
     }
     for (byte, role) in [(1, Role::Server), (2, Role::Client)] {
-        let throttled = master.join_with_key(&secret(byte), role, 8, 1, &[]).await;
+        let key = secret(byte);
+        let throttled = master.join_with_key(&key, role, 8, 1, &[]).await;
         assert!(
             matches!(throttled, Err(JoinError::Throttled(_))),
             "the master does not verify its signature: {:?}",
@@ -216,7 +219,8 @@ async fn wrong_credentials_throttle_both_roles_but_no_anonymous_client() {
 #[tokio::test]
 async fn the_holder_of_a_credential_cannot_guess_master_keys_without_the_throttle() {
     let master = start_knowing(&[(1, Role::Client)]);
-    let holder = master.join_with_key(&secret(1), Role::Client, 9, 1, &[]);
+    let key = secret(1);
+    let holder = master.join_with_key(&key, Role::Client, 9, 1, &[]);
     drop(holder.await.expect("joined"));
     let wrong = LinkSecret::from(LinkKey::derive(None));
     for _ in 0..THROTTLE_BURST {
@@ -233,7 +237,8 @@ async fn the_holder_of_a_credential_cannot_guess_master_keys_without_the_throttl
         "{:?}",
         throttled.err()
     );
-    let again = master.join_with_key(&secret(1), Role::Client, 9, 2, &[]);
+    let key = secret(1);
+    let again = master.join_with_key(&key, Role::Client, 9, 2, &[]);
     assert!(again.await.is_ok(), "its own credential works");
 }
 

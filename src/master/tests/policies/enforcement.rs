@@ -36,7 +36,8 @@ async fn credential_that_comes_back_in_another_account_ends_its_links() {
         ..Changes::default()
     });
     moved.expect_error(Code::Denied).await;
-    let again = master.join_with_key(&secret(2), Role::Server, 2, 2, &[]);
+    let key = secret(2);
+    let again = master.join_with_key(&key, Role::Server, 2, 2, &[]);
     again.await.expect("joined").expect_alive().await;
 }
 

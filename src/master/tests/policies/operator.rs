@@ -72,7 +72,8 @@ async fn operator_lists_ends_and_blocks() {
 
 /// Joins as another process of a client with the credential.
 async fn second_process(master: &RunningMaster, byte: u8) -> TestPeer {
-    let joined = master.join_with_key(&secret(byte), Role::Client, byte + 20, 1, &[]);
+    let key = secret(byte);
+    let joined = master.join_with_key(&key, Role::Client, byte + 20, 1, &[]);
     joined.await.expect("joined")
 }
 
