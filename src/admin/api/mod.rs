@@ -61,7 +61,7 @@ mod tunnels;
 mod usage;
 mod version;
 
-use std::{sync::Arc, time::Duration};
+use std::{slice, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -96,7 +96,7 @@ use self::{access::Gate, refusal::Refusal};
 use crate::{
     administration::{Actor, Administration, Clock, ErrorCode},
     master::{AdministeredMaster, Clock as _, SystemClock},
-    store::{AuditEntry, StoreError},
+    store::{AuditEntry, Store, StoreError},
 };
 
 /// How long a request may take, below the deadline of its connection, so that it gets an answer.
@@ -156,6 +156,9 @@ impl Api {
 
     /// Records an operation that changes no record. It is done, so a database that is away loses
     /// the entry, but not the line in the log.
+    ///
+    /// # Cancel safety
+    /// Safe: the entry is written although the client leaves before its answer.
     async fn record(&self, actor: &Actor, action: &str, subject: String, detail: String) {
         let address = actor.address.map(|address| address.to_string());
         let address = address.unwrap_or_default();
@@ -169,12 +172,19 @@ impl Api {
             detail,
             repeats: 0,
         };
-        let store = self.administration.store();
-        if store.status().is_up()
-            && let Err(error) = store.write_audit(&[entry]).await
-        {
-            warn!(%error, action, "audit entry lost");
-        }
+        let store = Arc::clone(self.administration.store());
+        // The end of the connection drops the handler, but not this task. A panic in it is logged
+        // where it occurs.
+        let _ = tokio::spawn(write_entry(store, entry)).await;
+    }
+}
+
+/// Writes an entry into the audit log.
+async fn write_entry(store: Arc<Store>, entry: AuditEntry) {
+    if store.status().is_up()
+        && let Err(error) = store.write_audit(slice::from_ref(&entry)).await
+    {
+        warn!(%error, action = entry.action.as_str(), "audit entry lost");
     }
 }
 

@@ -34,6 +34,10 @@ use report_proto::{
 /// meantime.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
+/// The pause after refused registrations were retried, which visits all of them. Without it, a server
+/// with many refused key ids could keep the registry locked.
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
+
 /// What has to be decided again.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::master) enum Scope<'a> {
@@ -167,6 +171,7 @@ impl Router {
             }
             if policies.take_room_for_refused() {
                 self.register_refused(|_, _, denied| waits_for_room(denied));
+                sleep(REFUSED_PAUSE).await;
             }
         }
     }

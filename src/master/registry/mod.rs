@@ -11,6 +11,7 @@
 //!                            └──cancel, expire──► closed
 //! ```
 
+mod inheritance;
 mod registrations;
 mod results;
 mod server_choice;
@@ -52,6 +53,8 @@ pub(super) struct Registry<L, A> {
     ports: HashMap<Id, BTreeSet<(Id, LinkNumber)>>,
     attach_queue: AttachQueue<A>,
     account_keys: AccountKeys,
+    /// The links that have inherited a key id and not registered it yet.
+    heirs: HashMap<Id, LinkNumber>,
     /// The refused key ids of all links.
     refusals: usize,
     /// Whether a registration has ended while another one was refused.
@@ -98,6 +101,8 @@ struct LinkEntry<L> {
     /// The key ids that a policy refuses, with the policies. At most `ports_per_link` with the
     /// registered ones.
     refused: BTreeMap<Id, Denied>,
+    /// The key ids of the former link of the slot that this one has not registered yet.
+    inherited: BTreeSet<Id>,
     /// Open channels of this link, including waiting ones.
     channels: u32,
     /// Whether the role has sent DATA on this link, so that it knows that the link is up.
@@ -122,6 +127,7 @@ impl<L> LinkEntry<L> {
             account: link.account,
             ports: BTreeSet::new(),
             refused: BTreeMap::new(),
+            inherited: BTreeSet::new(),
             channels: 0,
             has_sent_data: false,
             last_channel: 0,
@@ -146,6 +152,7 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             ports: HashMap::new(),
             attach_queue: AttachQueue::new(),
             account_keys: HashMap::new(),
+            heirs: HashMap::new(),
             refusals: 0,
             has_room_for_refused: false,
             ports_per_link: limits.ports_per_link as usize,

@@ -78,6 +78,7 @@ impl<L: Clone, A: Clone> Registry<L, A> {
                 *links = links.saturating_add(1);
             }
         }
+        self.disinherit(link, key);
         Some(Ok(()))
     }
 
@@ -100,6 +101,9 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             if candidate.holder.is_none() || other.account == account {
                 candidate.holder = other.account;
             }
+        }
+        if candidate.holder.is_none() {
+            candidate.holder = self.heir_account(key, link);
         }
         let keys = account.and_then(|account| self.account_keys.get(&account));
         if let Some(keys) = keys {
@@ -124,6 +128,7 @@ impl<L: Clone, A: Clone> Registry<L, A> {
         if was_registered {
             self.withdraw(link, key);
         }
+        self.disinherit(link, key);
     }
 
     /// Removes key ids from the link's registrations and refusals. Its channels stay open.
@@ -138,11 +143,13 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             if entry.ports.remove(key) {
                 self.withdraw(link, *key);
             }
+            self.disinherit(link, *key);
         }
     }
 
     /// Removes all registrations and refusals of the link. Its channels stay open.
     pub(in crate::master) fn withdraw_all(&mut self, link: LinkNumber) {
+        self.disinherit_all(link);
         let Some(entry) = self.links.get_mut(&link) else {
             return;
         };

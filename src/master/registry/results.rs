@@ -60,8 +60,8 @@ impl<L, A> Dispatch<L, A> {
 pub(in crate::master) struct Candidate {
     /// The key id.
     pub(in crate::master) key: Id,
-    /// The account of another link that has registered it. If there are several, that of the asking
-    /// link if possible.
+    /// The account of another link that has registered it, or inherited it from the older link of its
+    /// slot. If there are several, that of the asking link if possible.
     pub(in crate::master) holder: Option<AccountId>,
     /// The other links that have registered it.
     pub(in crate::master) key_links: u32,

@@ -62,7 +62,7 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             return Ok(Vec::new());
         };
         // Without registrations, the previous link gets no new channels, even if it stays open.
-        self.withdraw_all(previous.newest);
+        self.inherit(previous.newest, link);
         let ended = previous
             .older
             .into_iter()

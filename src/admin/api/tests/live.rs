@@ -112,6 +112,33 @@ async fn links_and_tunnels_are_ended_and_blocked_once() {
 }
 
 #[tokio::test]
+async fn an_operation_is_audited_although_its_client_leaves() {
+    let testbed = Testbed::new().await;
+    testbed.master.state().links = vec![link(1, 1)];
+    let mut ending = Box::pin(testbed.send(call(Method::DELETE, "/v1/links/1")));
+    while !testbed.master.state().links.is_empty() {
+        tokio::select! {
+            biased;
+            _ = &mut ending => {}
+            () = std::future::ready(()) => {}
+        }
+        tokio::task::yield_now().await;
+    }
+    drop(ending);
+    let audited = async {
+        loop {
+            let audit = testbed.send(get("/v1/audit?subject=link%201")).await.json();
+            if let Some(event) = audit["items"].get(0) {
+                break event["action"].clone();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let audited = tokio::time::timeout(Duration::from_secs(10), audited).await;
+    assert_eq!(audited.unwrap(), "link.end");
+}
+
+#[tokio::test]
 async fn limits_in_force_have_pages_by_kind_and_id() {
     let testbed = Testbed::new().await;
     testbed.master.state().limits = vec![

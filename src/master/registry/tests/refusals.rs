@@ -128,3 +128,40 @@ fn the_end_of_a_registration_is_noted_only_while_another_is_refused() {
     registry.unregister(3, &[id(1)]);
     assert!(!registry.take_room_for_refused());
 }
+
+#[test]
+fn another_account_gets_no_key_id_while_a_newer_link_takes_over() {
+    for is_registered in [false, true] {
+        let mut registry = registry(8, 8);
+        add_server(&mut registry, 1, 1);
+        add_server(&mut registry, 2, 2);
+        decided(&mut registry, 1, &[PORT], |_| Ok(()));
+        let newer = registry.add_link(AuthenticatedLink {
+            link: 3,
+            party: IpAddr::from([10, 0, 0, 1]),
+            role: Role::Server,
+            account: ACCOUNTS[1],
+            instance: id(1),
+            slot: Slot::FIRST,
+            epoch: 2,
+            moves: true,
+            handle: 3,
+        });
+        assert_eq!(newer, Ok(Vec::new()));
+        // The newer link has not registered the key id yet.
+        let (_, asked) = decided(&mut registry, 2, &[PORT], |_| Err(Denied::KeyHeld));
+        assert_eq!(asked, [candidate(PORT, 1, 0, 0)]);
+        if is_registered {
+            let (_, own) = decided(&mut registry, 3, &[PORT], |_| Ok(()));
+            assert_eq!(own, [candidate(PORT, 0, 0, 0)]);
+            registry.take_room_for_refused();
+            registry.unregister(3, &[PORT]);
+        } else {
+            registry.take_room_for_refused();
+            registry.remove_link(3, Instant::now());
+        }
+        assert!(registry.take_room_for_refused(), "another one may ask");
+        let (_, asked) = decided(&mut registry, 2, &[PORT], |_| Ok(()));
+        assert_eq!(asked, [candidate(PORT, 0, 0, 0)]);
+    }
+}

@@ -283,3 +283,30 @@ async fn boundary_that_a_change_adds_is_noticed() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(link.outbox.is_end_requested());
 }
+
+#[tokio::test(start_paused = true)]
+async fn refused_registrations_are_retried_with_a_pause() {
+    let policies = policies(Admission::Open);
+    let router = Router::new(&MasterLimits::default(), Arc::clone(&policies));
+    let _enforcement = enforcement(&router);
+    policies.apply(accounts(), true);
+    let of_account = |id| Identity::Credential {
+        id: record((id, Role::Server)).credential.id.0,
+        account: AccountId(id.into()),
+    };
+    let holder = enter_link_of(&router, 2, Role::Server, of_account(2));
+    let waiting = enter_link_of(&router, 3, Role::Server, of_account(3));
+    let keys = [PORT, OTHER_PORT];
+    assert_eq!(router.register(&holder, &keys).0, keys);
+    assert_eq!(router.register(&waiting, &keys).0, []);
+    let registered = || router.registry().keys_of(waiting.number).len();
+    let pause = Duration::from_millis(10);
+    router.unregister(&holder, &[PORT]);
+    tokio::time::sleep(pause).await;
+    assert_eq!(registered(), 1, "the first retry is immediate");
+    router.unregister(&holder, &[OTHER_PORT]);
+    tokio::time::sleep(pause).await;
+    assert_eq!(registered(), 1);
+    tokio::time::sleep(10 * pause).await;
+    assert_eq!(registered(), 2);
+}
