@@ -21,6 +21,7 @@
 #[cfg(feature = "store")]
 pub mod api;
 mod connection;
+mod parties;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ use tracing::{debug, info};
 
 use self::{
     connection::Origin,
+    parties::Parties,
     routes::{Access, routes},
 };
 use crate::{
@@ -217,6 +219,7 @@ impl AdminListener {
         self.log();
         let routes = routes(service, self.access());
         let accept_log = ThrottledLog::default();
+        let parties = Arc::new(Parties::default());
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -224,7 +227,9 @@ impl AdminListener {
                 Some(_) = connections.join_next() => {}
                 accepted = self.socket.accept(), if connections.len() < MAX_CONNECTIONS => {
                     match accepted {
-                        Ok(stream) => self.spawn(&mut connections, stream, routes.clone()),
+                        Ok(stream) => {
+                            self.spawn(&mut connections, stream, routes.clone(), &parties);
+                        }
                         Err(error) if is_single_connection_error(&error) => {
                             debug!(%error, "admin connection not accepted");
                         }
@@ -238,14 +243,30 @@ impl AdminListener {
         }
     }
 
-    fn spawn(&self, connections: &mut JoinSet<()>, stream: AdminStream, routes: Router) {
+    fn spawn(
+        &self,
+        connections: &mut JoinSet<()>,
+        stream: AdminStream,
+        routes: Router,
+        parties: &Arc<Parties>,
+    ) {
         match stream {
             AdminStream::Tcp(stream, peer) => {
+                // All users of this machine share its loopback addresses.
+                let is_local = peer.ip().to_canonical().is_loopback();
+                let entry = (!is_local).then(|| parties.enter(peer.ip()));
+                if matches!(entry, Some(None)) {
+                    debug!(%peer, "admin connection refused: its address has too many");
+                    return;
+                }
                 // A stream of events to a vanished host ends. Without these options it ends later.
                 let _ = tcp::set_link_options(&stream);
                 let origin = Origin::Address(peer.ip().to_canonical());
                 let tls = self.tls.clone();
-                connections.spawn(connection::serve_tcp(stream, tls, routes, origin));
+                connections.spawn(async move {
+                    connection::serve_tcp(stream, tls, routes, origin).await;
+                    drop(entry);
+                });
             }
             #[cfg(unix)]
             AdminStream::Unix(stream) => {

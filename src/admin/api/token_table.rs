@@ -85,7 +85,7 @@ impl TokenTable {
         let counter = known.as_ref().map(|known| known.counter);
         let loaded = timeout(LOOKUP_TIMEOUT, self.load(counter)).await;
         match (loaded, known) {
-            (Ok(Ok(Some(newer))), _) => Ok(self.replace(newer)),
+            (Ok(Ok(Some(loaded))), _) => Ok(self.replace(loaded, counter)),
             (_, Some(known)) => Ok(known),
             (Ok(Err(error)), None) => Err(error),
             (Ok(Ok(None)) | Err(_), None) => Err(StoreError::Away(format!(
@@ -118,12 +118,36 @@ impl TokenTable {
         known.clone()
     }
 
-    /// Keeps the newer ones of the known and the loaded tokens.
-    fn replace(&self, loaded: KnownTokens) -> Arc<KnownTokens> {
+    /// Keeps the newer ones of the known and the loaded tokens. `former` is the counter before they
+    /// were loaded. A database with a lower one is an older copy, which applies.
+    fn replace(&self, loaded: KnownTokens, former: Option<i64>) -> Arc<KnownTokens> {
+        let is_older_copy = former.is_some_and(|former| former > loaded.counter);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match &*known {
-            Some(known) if known.counter > loaded.counter => Arc::clone(known),
+            Some(known) if known.counter > loaded.counter && !is_older_copy => Arc::clone(known),
             _ => Arc::clone(known.insert(Arc::new(loaded))),
         }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_older_copy_of_the_database_applies_and_a_late_load_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("keys.db").display());
+        let store = Store::open(url.parse().unwrap()).await.unwrap();
+        let table = TokenTable::new(Arc::new(store));
+        let loaded = |counter, former| {
+            let records = Vec::new();
+            let loaded = KnownTokens { counter, records };
+            table.replace(loaded, former).counter
+        };
+        assert_eq!(loaded(5, None), 5);
+        assert_eq!(loaded(9, Some(5)), 9);
+        assert_eq!(loaded(7, Some(5)), 9, "another request was faster");
+        assert_eq!(loaded(7, Some(9)), 7, "a restored backup");
     }
 }
