@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     policy::{Denied, LimitSubject},
-    store::{AuditEntry, Store},
+    store::{AuditEntry, AuditRow, Store},
 };
 use report_proto::id::Id;
 
@@ -131,7 +131,7 @@ impl AuditWriter {
 
     /// Writes the events that wait. They stay if the database is away.
     async fn write(&self, batch: &mut AuditBatch) {
-        match self.store.write_audit(&batch.waiting).await {
+        match self.store.write_audit_rows(&batch.waiting).await {
             Ok(()) => batch.waiting.clear(),
             Err(error) if error.is_away() => debug!(%error, "audit log not written"),
             Err(error) => {
@@ -147,7 +147,8 @@ impl AuditWriter {
 /// The events that wait for the database, and the repetitions of recent ones.
 #[derive(Debug, Default)]
 struct AuditBatch {
-    waiting: Vec<AuditEntry>,
+    /// A batch whose answer was lost is written again, in the same places.
+    waiting: Vec<AuditRow>,
     /// Recent events without their times, with the time of the first one and the number of others.
     recent: HashMap<AuditEntry, (i64, u32)>,
 }
@@ -167,7 +168,7 @@ impl AuditBatch {
         if self.waiting.len() >= MAX_WAITING {
             return false;
         }
-        self.waiting.push(entry);
+        self.waiting.push(AuditRow::new(entry));
         if self.recent.len() < MAX_RECENT {
             self.recent.insert(timeless, (happened, 0));
         }
@@ -196,7 +197,7 @@ impl AuditBatch {
                 ..entry
             })
         });
-        self.waiting.extend(rows);
+        self.waiting.extend(rows.map(AuditRow::new));
     }
 }
 
@@ -349,6 +350,11 @@ mod tests {
         entries(event(kind)).remove(0)
     }
 
+    fn waiting(batch: &AuditBatch) -> Vec<AuditEntry> {
+        let rows = batch.waiting.iter();
+        rows.map(|row| row.entry.clone()).collect()
+    }
+
     #[test]
     fn rows_name_the_actor_the_address_and_the_subject() {
         let row = tunnel(2);
@@ -399,7 +405,7 @@ mod tests {
             }));
         }
         assert!(batch.add(tunnel(2)));
-        assert_eq!(batch.waiting, [tunnel(1), tunnel(2)]);
+        assert_eq!(waiting(&batch), [tunnel(1), tunnel(2)]);
         batch.waiting.clear();
         batch.end_old_repetitions(NOW + 59);
         assert!(batch.waiting.is_empty());
@@ -408,7 +414,7 @@ mod tests {
             repeats: 2,
             ..tunnel(1)
         };
-        assert_eq!(batch.waiting, [repeated]);
+        assert_eq!(waiting(&batch), [repeated]);
         assert!(batch.add(tunnel(1)));
         assert_eq!(batch.waiting.len(), 2);
     }

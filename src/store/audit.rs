@@ -5,15 +5,19 @@ use std::fmt::Write as _;
 use sqlx::any::AnyRow;
 
 use super::{
-    Change, Page, RecordKind, Store, StoreError, pages, rows::Columns,
+    Change, Page, RecordKind, Store, StoreError, dialect::Upsert, pages, rows::Columns,
     transaction::WriteTransaction, usage::ROWS,
 };
 
-const TABLE: &str = "audit";
-
-const COLUMNS: &[&str] = &[
-    "id", "happened", "actor", "address", "action", "subject", "detail", "repeats",
-];
+/// An event that is written again after a lost answer has the same id, and stays one row.
+const EVENTS: Upsert = Upsert {
+    table: "audit",
+    keys: &["id"],
+    sums: &[],
+    values: &[
+        "happened", "actor", "address", "action", "subject", "detail", "repeats",
+    ],
+};
 
 macro_rules! select {
     ($condition:literal) => {
@@ -58,6 +62,17 @@ pub struct AuditRow {
     pub position: AuditPosition,
     /// The event.
     pub entry: AuditEntry,
+}
+
+impl AuditRow {
+    /// Gives an event a place. It keeps the place when it is written again.
+    #[must_use]
+    pub fn new(entry: AuditEntry) -> Self {
+        AuditRow {
+            position: AuditPosition::new(entry.happened),
+            entry,
+        }
+    }
 }
 
 /// A place in the audit log. Its text is part of links to the next page.
@@ -138,11 +153,21 @@ impl Store {
     /// # Errors
     /// If the database is away. It is unknown then whether the events are written.
     pub async fn write_audit(&self, entries: &[AuditEntry]) -> Result<(), StoreError> {
-        if entries.is_empty() {
+        let rows: Vec<_> = entries.iter().cloned().map(AuditRow::new).collect();
+        self.write_audit_rows(&rows).await
+    }
+
+    /// Writes events with their places. Events that are written already stay as they are, so a
+    /// caller may repeat the call after an error.
+    ///
+    /// # Errors
+    /// If the database is away. It is unknown then whether the events are written.
+    pub async fn write_audit_rows(&self, rows: &[AuditRow]) -> Result<(), StoreError> {
+        if rows.is_empty() {
             return Ok(());
         }
         let mut transaction = self.write().await?;
-        transaction.insert_audit(entries).await?;
+        transaction.put_audit(rows).await?;
         transaction.commit().await
     }
 
@@ -213,13 +238,13 @@ impl Store {
 }
 
 impl WriteTransaction<'_> {
-    /// Inserts events.
-    async fn insert_audit(&mut self, entries: &[AuditEntry]) -> Result<(), StoreError> {
-        for entries in entries.chunks(ROWS) {
-            let mut query = self.dialect().insert(TABLE, COLUMNS, entries.len());
-            for entry in entries {
+    /// Inserts events, unless they are there already.
+    async fn put_audit(&mut self, rows: &[AuditRow]) -> Result<(), StoreError> {
+        for rows in rows.chunks(ROWS) {
+            let mut query = self.dialect().upsert(&EVENTS, rows.len());
+            for AuditRow { position, entry } in rows {
                 query = query
-                    .bind(AuditPosition::new(entry.happened).0)
+                    .bind(position.as_str())
                     .bind(entry.happened)
                     .bind(fitting(&entry.actor, MAX_NAME))
                     .bind(fitting(&entry.address, MAX_WORD))
@@ -241,8 +266,8 @@ impl Change<'_> {
     /// # Errors
     /// If the database is away.
     pub async fn record(&mut self, entry: &AuditEntry) -> Result<(), StoreError> {
-        let entries = std::slice::from_ref(entry);
-        self.transaction.insert_audit(entries).await
+        let row = AuditRow::new(entry.clone());
+        self.transaction.put_audit(&[row]).await
     }
 }
 

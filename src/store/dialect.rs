@@ -95,14 +95,6 @@ impl Dialect {
         self.dynamic_query(Cow::Owned(sql))
     }
 
-    /// Returns an insertion of `rows` rows. Its arguments are the values of the first row, then
-    /// those of the next row.
-    pub(crate) fn insert(self, table: &str, columns: &[&str], rows: usize) -> Query {
-        let mut sql = format!("INSERT INTO {table} ({}) VALUES ", columns.join(", "));
-        push_rows(&mut sql, rows, columns.len());
-        self.dynamic_query(Cow::Owned(sql))
-    }
-
     /// Returns the end of a table definition. MariaDB compares text by bytes only with
     /// a binary collation.
     pub(super) fn table_suffix(self) -> &'static str {
@@ -181,13 +173,5 @@ mod tests {
         assert_eq!(text(Dialect::Sqlite.upsert(&USAGE, 2)), standard);
         assert_eq!(text(Dialect::Postgres.upsert(&USAGE, 2)), standard);
         assert_eq!(text(Dialect::Mysql.upsert(&USAGE, 1)), mysql);
-    }
-
-    #[test]
-    fn insertions_have_all_rows() {
-        let sql = text(Dialect::Postgres.insert("audit", &["id", "at"], 2));
-        assert_eq!(sql, "INSERT INTO audit (id, at) VALUES ($1, $2), ($3, $4)");
-        let sql = text(Dialect::Mysql.insert("audit", &["id", "at"], 2));
-        assert_eq!(sql, "INSERT INTO audit (id, at) VALUES (?, ?), (?, ?)");
     }
 }

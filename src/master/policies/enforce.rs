@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, Weak},
+    sync::{Arc, PoisonError, Weak},
     time::Duration,
 };
 
@@ -20,6 +20,7 @@ use super::{
 use crate::{
     master::{
         limits::LinkNumber,
+        rates::{RateSubject, SubjectLimits},
         registry::Candidate,
         router::{ChannelPair, LinkPeer, LinkRef, Router},
     },
@@ -179,10 +180,7 @@ impl Router {
     /// Decides everything in a scope again, and applies the rate limits of changed records.
     pub(in crate::master) fn enforce(&self, scope: Scope<'_>) {
         if let Scope::Affected(affected) = scope {
-            let rates = self.policies.affected_rates(affected);
-            if !rates.is_empty() {
-                self.rates.set_limits(&rates);
-            }
+            self.apply_rates(|policies| policies.affected_rates(affected));
         }
         self.enforce_links(scope);
         self.enforce_registrations(scope);
@@ -216,12 +214,23 @@ impl Router {
                 }
             }
         }
-        if !changed.is_empty() {
-            self.rates
-                .set_limits(&self.policies.rates_of_subjects(changed));
-        }
+        self.apply_rates(|policies| policies.rates_of_subjects(changed));
         if !stopped.is_empty() {
             self.enforce_tunnels(Scope::Affected(&stopped));
+        }
+    }
+
+    /// Applies rates. Changes of policies and of quotas run on several threads: in turn, so that no
+    /// rate that was read before the change of the other replaces the one after it.
+    fn apply_rates(
+        &self,
+        rates: impl FnOnce(&MasterPolicies) -> Vec<(RateSubject, SubjectLimits)>,
+    ) {
+        let turn = &self.policies.rates_turn;
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let rates = rates(&self.policies);
+        if !rates.is_empty() {
+            self.rates.set_limits(&rates);
         }
     }
 

@@ -13,7 +13,7 @@
 //! While the database is away the table stays as it is.
 //!
 //! # Locks
-//! A channel pair, then the registry, then the table, then the live keys. The table is locked for
+//! The turn of the rates, then a channel pair, then the registry, then the table, then the live keys. The table is locked for
 //! reading by one decision at a time, and for writing by a change that holds no other lock.
 
 mod blocks;
@@ -92,6 +92,8 @@ pub struct MasterPolicies {
     clock: Arc<dyn Clock>,
     problem: RwLock<Option<StoreProblem>>,
     usage: Mutex<UsageNumbers>,
+    /// Held from the moment at which rates are read until they apply.
+    rates_turn: Mutex<()>,
     /// The links by account.
     pub(super) link_slots: Arc<LinkSlots>,
     pub(super) blocks: Blocks,
@@ -132,6 +134,7 @@ impl MasterPolicies {
             clock,
             problem: RwLock::default(),
             usage: Mutex::default(),
+            rates_turn: Mutex::default(),
             link_slots: LinkSlots::new(),
             blocks: Blocks::default(),
             events: Events::new(),

@@ -15,7 +15,7 @@ use crate::{
 
 /// The knowledge of a master about usage.
 #[derive(Debug)]
-pub(super) struct UsageLedger {
+pub(in crate::master) struct UsageLedger {
     pub(super) pending: PendingUsage,
     pub(super) book: QuotaBook,
     pub(super) labels: LabelTotals,
@@ -37,7 +37,7 @@ fn is_counted(table: &PolicyTable, subject: LimitSubject) -> bool {
 
 impl UsageLedger {
     /// Creates the ledger of a new epoch.
-    pub(super) fn new() -> Self {
+    pub(in crate::master) fn new() -> Self {
         UsageLedger {
             pending: PendingUsage::new(MAX_WAITING),
             book: QuotaBook::default(),

@@ -37,8 +37,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-pub(super) use self::meter::{Charge, PairMeter, UsageMeter};
-use self::{ledger::UsageLedger, quota_book::ReachedThreshold};
+use self::quota_book::ReachedThreshold;
+pub(super) use self::{
+    ledger::UsageLedger,
+    meter::{Charge, PairMeter, UsageMeter},
+};
 use super::{
     events::EventKind,
     policies::{Clock, MasterPolicies},
@@ -52,7 +55,7 @@ use crate::{
 use report_proto::id::Id;
 
 /// The time between two checks of the quotas.
-const CHECK_INTERVAL: Duration = Duration::from_millis(250);
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The checks in the time between two walks over the pairs while no quota is in use.
 const CHECKS_PER_WALK: u32 = 4;
@@ -173,24 +176,8 @@ impl Usage {
 
     /// Charges what the pairs have moved, and enforces quotas whose state has changed.
     fn collect(&self) {
-        let policies = self.policies();
-        let now = self.clock().seconds();
-        let version = policies.version();
-        let table = policies.table();
-        let mut ledger = self.ledger();
-        let taken = self.policies().meter.take();
-        let found = ledger.charge(taken, (&*table, version), now);
-        let is_unread = ledger.book.has_unread();
-        drop(ledger);
-        drop(table);
-        if is_unread {
+        if collect(&self.router, &self.ledger) {
             self.unread.notify_one();
-        }
-        for reached in &found.reached {
-            log_reached(policies, reached);
-        }
-        if !found.changed.is_empty() {
-            self.router.set_quotas(found.changed);
         }
     }
 
@@ -266,6 +253,28 @@ impl std::fmt::Debug for Usage {
             .field("epoch", &self.epoch)
             .finish_non_exhaustive()
     }
+}
+
+/// Charges what the pairs of a router have moved, and enforces quotas whose state has changed. Returns
+/// whether a counter of a quota has not been read.
+pub(super) fn collect(router: &Router, ledger: &Mutex<UsageLedger>) -> bool {
+    let policies = &router.policies;
+    let now = policies.clock().seconds();
+    let version = policies.version();
+    let table = policies.table();
+    let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
+    let taken = policies.meter.take();
+    let found = ledger.charge(taken, (&*table, version), now);
+    let is_unread = ledger.book.has_unread();
+    drop(ledger);
+    drop(table);
+    for reached in &found.reached {
+        log_reached(policies, reached);
+    }
+    if !found.changed.is_empty() {
+        router.set_quotas(found.changed);
+    }
+    is_unread
 }
 
 /// Logs a failed operation. The store itself reports that the database is away.

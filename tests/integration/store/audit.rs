@@ -55,6 +55,16 @@ pub(super) async fn events_have_pages(url: String) {
     assert_eq!(actions(&all(&store, &of_subject).await), ["a1"]);
 }
 
+pub(super) async fn an_event_that_is_written_again_stays_one(url: String) {
+    let store = open(&url).await;
+    let rows = [entry(NOW, "a"), entry(NOW, "a"), entry(NOW + 1, "b")].map(AuditRow::new);
+    for _ in 0..2 {
+        store.write_audit_rows(&rows).await.unwrap();
+    }
+    let found = all(&store, &AuditFilter::default()).await;
+    assert_eq!(actions(&found), ["b", "a", "a"]);
+}
+
 pub(super) async fn long_texts_are_cut(url: String) {
     let store = open(&url).await;
     let long = AuditEntry {

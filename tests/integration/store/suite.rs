@@ -64,6 +64,7 @@ const CASES: &[Case] = cases![
     usage::the_past_is_removed,
     usage::subjects_have_pages,
     audit::events_have_pages,
+    audit::an_event_that_is_written_again_stays_one,
     audit::long_texts_are_cut,
     audit::a_change_has_its_event,
     audit::the_log_has_bounds,

@@ -1,6 +1,9 @@
 //! Tests of rate limits between links in memory. Time is paused: it only advances when every task
 //! waits, so the measured times are exact.
 
+#[cfg(feature = "store")]
+mod quotas;
+
 use tokio::time::{Instant, timeout_at};
 
 use super::*;
@@ -54,8 +57,12 @@ impl Handler for AttachHandler {
 
 impl MemoryMaster {
     fn start() -> Self {
+        MemoryMaster::with_policies(MasterPolicies::open())
+    }
+
+    fn with_policies(policies: Arc<MasterPolicies>) -> Self {
         let (router, mut tasks) = (
-            Router::new(&MasterLimits::default(), MasterPolicies::open()),
+            Router::new(&MasterLimits::default(), policies),
             JoinSet::new(),
         );
         let rates = Arc::clone(&router.rates);
