@@ -1,6 +1,8 @@
 //! Tests of rate limits between links in memory. Time is paused: it only advances when every task
 //! waits, so the measured times are exact.
 
+mod real_time;
+
 use tokio::time::{Instant, timeout_at};
 
 use super::*;
