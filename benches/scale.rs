@@ -18,7 +18,7 @@
 //! | `processes` | child processes: termination, memory, CPU time |
 //! | `roles` | rePort's processes and their configurations |
 //! | `copier` | the baseline for the master: a copier of TCP connections |
-//! | `peers` | the other ends of many links, within this process |
+//! | `peers`, `streams` | the other ends of many links, within this process, and their streams |
 //! | `connections`, `links`, `tunnels` | the three measurements |
 //! | `results`, `table` | values, goals, JSON; printing |
 //! | `stopping` | signals and the time limit |
@@ -43,19 +43,23 @@ mod markdown;
 mod median;
 #[path = "scale/options.rs"]
 mod options;
-#[path = "scale/peers.rs"]
+#[expect(dead_code, reason = "the policies benchmark uses the rest")]
+#[path = "support/peers.rs"]
 mod peers;
 #[path = "support/port.rs"]
 mod port;
 #[expect(dead_code, reason = "the allocations benchmark uses the rest")]
 #[path = "support/processes.rs"]
 mod processes;
-#[path = "scale/results.rs"]
+#[path = "support/results.rs"]
 mod results;
 #[path = "support/roles.rs"]
 mod roles;
 #[path = "support/stopping.rs"]
 mod stopping;
+#[expect(dead_code, reason = "the policies benchmark uses the rest")]
+#[path = "support/streams.rs"]
+mod streams;
 #[path = "support/table.rs"]
 mod table;
 #[path = "scale/tunnels.rs"]

@@ -22,10 +22,11 @@ use crate::{
     copier::Copier,
     median::median,
     options::Options,
-    peers::{self, EchoStream, Peers},
+    peers::{self, Peers},
     processes::Process,
     results::Results,
     roles::Master,
+    streams::EchoStream,
 };
 
 /// The goal for the ratio of the master's CPU time per byte, many tunnels to one tunnel.

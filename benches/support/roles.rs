@@ -43,11 +43,19 @@ pub(crate) struct Master {
 impl Master {
     /// Starts the master with limits that do not matter here.
     pub(crate) async fn start() -> anyhow::Result<Self> {
+        Master::start_with(&json!({})).await
+    }
+
+    /// Starts the same master with these further fields in its configuration.
+    pub(crate) async fn start_with(fields: &Value) -> anyhow::Result<Self> {
         let folder = TempDir::with_prefix("report-bench-").context("cannot create a folder")?;
         let address = free_address()?;
         let limits = json!({ "links": UNLIMITED, "links_per_address": UNLIMITED, "channels_per_link": UNLIMITED });
-        let configuration = json!({ "mode": "master", "log_level": "warn", "listen_at": address.to_string(),
+        let mut configuration = json!({ "mode": "master", "log_level": "warn", "listen_at": address.to_string(),
             "master_key": MASTER_KEY, "limits": limits });
+        if let (Some(all), Some(fields)) = (configuration.as_object_mut(), fields.as_object()) {
+            all.extend(fields.clone());
+        }
         let mut process = role("master", &configuration, &folder)?;
         wait_until_ready(&mut [&mut process], async || {
             TcpStream::connect(address).await.map(drop)

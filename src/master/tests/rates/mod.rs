@@ -3,6 +3,7 @@
 
 #[cfg(feature = "store")]
 mod quotas;
+mod real_time;
 
 use tokio::time::{Instant, timeout_at};
 

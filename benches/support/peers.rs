@@ -16,7 +16,7 @@ use report::{
     },
     suspend::Moment,
     tunnel::{
-        PortParameters, Tunnel, TunnelStream,
+        PortParameters, Tunnel,
         attach::{self, AttachError, AttachOutcome},
     },
 };
@@ -28,7 +28,11 @@ use report_proto::{
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{port::port, roles::MASTER_KEY};
+use crate::{
+    port::port,
+    roles::MASTER_KEY,
+    streams::{EchoStream, answer},
+};
 
 /// The deadline for a link and its tunnels to be established, on a busy machine too.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -36,11 +40,12 @@ const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// The time in which all links must close gracefully.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Links to one master, all with the same port key.
+/// Links to one master, all with the same ports.
 #[derive(Clone)]
 pub(crate) struct Peers {
     master: SocketAddr,
-    port: PortParameters,
+    /// At least one port.
+    ports: Arc<[PortParameters]>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -49,26 +54,42 @@ impl Peers {
     /// Creates a group without links. Groups with different port keys are isolated from each other.
     pub(crate) fn new(master: SocketAddr, port_key: &str) -> Self {
         let port = port("scale", port_key, EncryptMethod::Aes128Gcm);
+        Peers::with_ports(master, vec![port])
+    }
+
+    /// Creates a group without links for these ports, at least one.
+    pub(crate) fn with_ports(master: SocketAddr, ports: Vec<PortParameters>) -> Self {
         Peers {
             master,
-            port,
+            ports: ports.into(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }
     }
 
-    /// Opens the link of a server that echoes all streams.
+    /// Returns the tasks of all links.
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// Returns the first port.
+    pub(crate) fn port(&self) -> &PortParameters {
+        &self.ports[0]
+    }
+
+    /// Opens the link of a server with all ports. It echoes all streams, except downloads
+    /// ([`Download`](crate::streams::Download)).
     pub(crate) async fn serve(&self) -> anyhow::Result<()> {
         let (registered, mut answer) = mpsc::channel(1);
         let instance = Id(random::bytes());
         let Peers {
-            port, tasks, stop, ..
+            ports, tasks, stop, ..
         } = self.clone();
         self.link(
             Role::Server,
             instance,
             BenchServer {
-                port,
+                ports,
                 instance,
                 started: Moment::now(),
                 tasks,
@@ -79,19 +100,22 @@ impl Peers {
         let answer = tokio::time::timeout(READY_TIMEOUT, answer.recv())
             .await
             .context("the server does not get its link")?;
-        answer.context("the server's link has ended")
+        let refused = answer.context("the server's link has ended")?;
+        ensure!(refused == 0, "the master refused {refused} key ids");
+        Ok(())
     }
 
-    /// Opens the link of a client with `count` tunnels. Each tunnel has echoed once.
+    /// Opens the link of a client with `count` tunnels, which use the ports in turn. Each tunnel has
+    /// echoed once.
     pub(crate) async fn open_tunnels(&self, count: u32) -> anyhow::Result<Vec<Tunnel>> {
         // One outcome per tunnel.
         let (outcomes_sender, mut outcomes) = mpsc::channel(count as usize);
-        let Peers { port, tasks, .. } = self.clone();
+        let Peers { ports, tasks, .. } = self.clone();
         self.link(
             Role::Client,
             Id(random::bytes()),
             BenchClient {
-                port,
+                ports,
                 count,
                 tasks,
                 outcomes_sender,
@@ -136,7 +160,13 @@ impl Peers {
         let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, ended).await;
     }
 
-    fn link(&self, role: Role, instance: Id, linked: impl LinkedRole) -> anyhow::Result<()> {
+    /// Opens a link of this role.
+    pub(crate) fn link(
+        &self,
+        role: Role,
+        instance: Id,
+        linked: impl LinkedRole,
+    ) -> anyhow::Result<()> {
         let address = self.master.to_string().parse()?;
         let secret = match role {
             Role::Server => LinkSecret::MasterKey(LinkKey::derive(Some(MASTER_KEY))),
@@ -176,7 +206,7 @@ pub(crate) fn check(tunnels: &[Tunnel]) -> anyhow::Result<()> {
 
 /// A client.
 struct BenchClient {
-    port: PortParameters,
+    ports: Arc<[PortParameters]>,
     /// The number of tunnels to open.
     count: u32,
     tasks: TaskTracker,
@@ -185,12 +215,13 @@ struct BenchClient {
 
 impl BenchClient {
     fn attach_frame(&self, outbox: &Arc<Outbox>, channel: u32) -> Option<Frame> {
-        let request = attach::request(&self.port, outbox, channel, &self.tasks).ok()?;
+        let port = self.ports.get(channel as usize % self.ports.len())?;
+        let request = attach::request(port, outbox, channel, &self.tasks).ok()?;
         outbox.open(channel, request.attachment).ok()?;
         // After a reconnect, no task waits for the outcome. `check` reports that case.
         self.outcomes_sender.try_send(request.outcome).ok()?;
         let header = AttachHeader {
-            port: self.port.keys.id,
+            port: port.keys.id,
             instance: None,
             avoid: Vec::new(),
         };
@@ -203,7 +234,7 @@ impl BenchClient {
 }
 
 /// The handler of a client's link, which expects no frames.
-struct ClientSession;
+pub(crate) struct ClientSession;
 
 impl Handler for ClientSession {
     fn on_frame(&mut self, frame: Frame) -> Result<(), Notice> {
@@ -234,12 +265,13 @@ impl LinkedRole for BenchClient {
 /// A server.
 #[derive(Clone)]
 struct BenchServer {
-    port: PortParameters,
+    ports: Arc<[PortParameters]>,
     instance: Id,
     started: Moment,
     tasks: TaskTracker,
     stop: CancellationToken,
-    registered: mpsc::Sender<()>,
+    /// Receives the number of refused key ids.
+    registered: mpsc::Sender<usize>,
 }
 
 /// A server's link.
@@ -253,7 +285,7 @@ impl LinkedRole for BenchServer {
 
     fn begin(&self, link: &RoleLink) -> (Vec<Frame>, ServerSession) {
         let register = Frame::Register(Ports {
-            ports: vec![self.port.keys.id],
+            ports: self.ports.iter().map(|port| port.keys.id).collect(),
         });
         (
             vec![register],
@@ -273,11 +305,13 @@ impl Handler for ServerSession {
     fn on_frame(&mut self, frame: Frame) -> Result<(), Notice> {
         match frame {
             Frame::Attach {
-                channel, message, ..
-            } => self.attach(channel, &message),
-            Frame::Registered(_) => {
+                channel,
+                header,
+                message,
+            } => self.attach(channel, header.port, &message),
+            Frame::Registered(registered) => {
                 // The channel is full after a reconnect.
-                let _ = self.server.registered.try_send(());
+                let _ = self.server.registered.try_send(registered.refused.len());
                 Ok(())
             }
             other => Err(Notice::new(
@@ -289,9 +323,9 @@ impl Handler for ServerSession {
 }
 
 impl ServerSession {
-    fn attach(&self, channel: u32, message: &[u8]) -> Result<(), Notice> {
+    fn attach(&self, channel: u32, key: Id, message: &[u8]) -> Result<(), Notice> {
         let BenchServer {
-            port,
+            ports,
             instance,
             started,
             tasks,
@@ -309,6 +343,10 @@ impl ServerSession {
             tasks,
         };
         let refused = |error: String| Notice::new(Code::Handshake, error);
+        let port = ports
+            .iter()
+            .find(|port| port.keys.id == key)
+            .ok_or_else(|| refused(format!("the key id {key} is not registered")))?;
         let reply = attach::reply(port, &context, message, &self.outbox, channel)
             .map_err(|error| refused(error.to_string()))?;
         self.outbox
@@ -323,62 +361,15 @@ impl ServerSession {
 }
 
 async fn serve(tunnel: Tunnel, tasks: TaskTracker, stop: CancellationToken) {
-    while let Some(Some((stream, _))) = stop.run_until_cancelled(tunnel.accept()).await {
+    while let Some(Some((stream, details))) = stop.run_until_cancelled(tunnel.accept()).await {
         let stop = stop.clone();
         tasks.spawn(async move {
             // Ignore errors here: the other end of the stream reports them.
-            let _ = stop.run_until_cancelled(echo(&stream)).await;
+            let _ = stop.run_until_cancelled(answer(&stream, &details)).await;
         });
     }
     tunnel.end(
         report::tunnel::ResetCode::Shutdown,
         Notice::new(Code::Shutdown, ""),
     );
-}
-
-async fn echo(stream: &TunnelStream) -> anyhow::Result<()> {
-    while let Some(bytes) = stream.read().await? {
-        let length = bytes.len();
-        send(stream, bytes).await?;
-        stream.consume(length);
-    }
-    stream.finish();
-    Ok(stream.delivered().await?)
-}
-
-async fn send(stream: &TunnelStream, mut bytes: Bytes) -> anyhow::Result<()> {
-    while !bytes.is_empty() {
-        let room = stream.write_room().await?;
-        stream.write(bytes.split_to(room.min(bytes.len())))?;
-    }
-    Ok(())
-}
-
-/// A stream whose other end echoes.
-pub(crate) struct EchoStream(TunnelStream);
-
-impl EchoStream {
-    /// Opens a stream.
-    pub(crate) fn open(tunnel: &Tunnel) -> Self {
-        EchoStream(tunnel.open(Bytes::new()))
-    }
-
-    /// Sends a message and waits until all of it has come back.
-    pub(crate) async fn echo(&mut self, message: Bytes) -> anyhow::Result<()> {
-        let length = message.len();
-        // Send and receive concurrently: a message may exceed what the path can buffer.
-        tokio::try_join!(send(&self.0, message), self.receive(length))?;
-        Ok(())
-    }
-
-    async fn receive(&self, mut left: usize) -> anyhow::Result<()> {
-        while left > 0 {
-            let length = self.0.read().await?.context("the stream has ended")?.len();
-            self.0.consume(length);
-            left = left
-                .checked_sub(length)
-                .context("received more bytes than sent")?;
-        }
-        Ok(())
-    }
 }
