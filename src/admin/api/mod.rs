@@ -72,6 +72,7 @@ use axum::{
     routing::get,
 };
 use tokio::{sync::Semaphore, time::timeout};
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 use utoipa_axum::router::OpenApiRouter;
 
@@ -112,6 +113,8 @@ pub struct Api {
     gate: Gate,
     clock: Clock,
     streams: Arc<Semaphore>,
+    /// The writes of audit entries. They outlive the connections of their requests.
+    writes: TaskTracker,
 }
 
 impl Api {
@@ -129,6 +132,7 @@ impl Api {
             master,
             clock,
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            writes: TaskTracker::new(),
         }
     }
 
@@ -175,7 +179,7 @@ impl Api {
         let store = Arc::clone(self.administration.store());
         // The end of the connection drops the handler, but not this task. A panic in it is logged
         // where it occurs.
-        let _ = tokio::spawn(write_entry(store, entry)).await;
+        let _ = self.writes.spawn(write_entry(store, entry)).await;
     }
 }
 
