@@ -239,9 +239,10 @@ fn commands_use_an_address_with_tls() {
         managed.try_run(&words)
     };
     let added = with_tls(&["account", "add", "anna"]).succeeded();
+    // The token has number 2: one sequence numbers all records.
     assert_eq!(
         (added.text().as_str(), added.errors.as_str()),
-        ("added account 2 \"anna\"\n", "")
+        ("added account 3 \"anna\"\n", "")
     );
     let status = with_tls(&["status"]).succeeded().text();
     assert!(status.contains("state      ok"), "{status}");
