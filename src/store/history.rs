@@ -133,11 +133,13 @@ impl History {
         }
     }
 
-    /// Returns the start of the latest minute.
+    /// Returns the start of the latest bucket. Minutes that were rolled up late are only part of an
+    /// hour or a day.
     pub(super) fn newest(&self) -> i64 {
-        let [minutes, ..] = &self.series;
-        let newest = minutes.last_key_value();
-        newest.map_or(0, |(index, _)| UsageStep::Minute.start(*index))
+        let steps = UsageStep::ALL.into_iter().zip(&self.series);
+        let starts =
+            steps.filter_map(|(step, series)| Some(step.start(*series.last_key_value()?.0)));
+        starts.max().unwrap_or(0)
     }
 
     /// Returns the text. Removes buckets that are older than their retention before, and then the oldest
@@ -284,6 +286,16 @@ mod tests {
         assert_eq!(history.series.each_ref().map(sum), [1, 2, 3]);
         assert_eq!(history.newest(), NOW);
         assert_eq!(History::of_text(&text), Some(history));
+    }
+
+    #[test]
+    fn minutes_that_are_rolled_up_late_remain_as_a_day() {
+        let mut history = History::default();
+        history.add(NOW - 75 * 86_400, moved(1));
+        history.trimmed_text(NOW, &Retention::default());
+        assert_eq!(history.series.each_ref().map(sum), [0, 0, 1]);
+        let age = NOW - history.newest();
+        assert!((75 * 86_400..76 * 86_400).contains(&age), "{age}");
     }
 
     #[test]
