@@ -41,7 +41,7 @@ type LinkReading = (TcpConnection, TcpStats);
 ///
 /// `moved` returns how many bytes the present links have sent and received. While a role rests, the
 /// kernel is not asked until this number has changed enough. `busy` ends a rest: it returns once a
-/// link has moved [`BUSY_BYTES`] more.
+/// link has moved `BUSY_BYTES` more.
 ///
 /// `connections` returns the TCP connections of the links that are established now
 /// (`MessageSocket::connection`). Both are called at a sample and should not block. Links may come
