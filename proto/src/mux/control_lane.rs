@@ -3,7 +3,9 @@
 
 use std::time::Instant;
 
-use super::{LaneId, Mux, StreamId, lanes::LaneLoad, transmit_data::URGENT_MAX};
+use super::{
+    LaneId, Mux, StreamId, lanes::LaneLoad, stream::StreamState, transmit_data::URGENT_MAX,
+};
 
 impl Mux {
     /// Returns when the control lane, or one that was left, counts as stalled, unless an answer
@@ -56,7 +58,7 @@ impl Mux {
         };
         self.lanes.set_control(new);
         self.lane_flows.set_special(self.lanes.special());
-        // What waited for an unused lane leaves on the next one anyway.
+        // The frames that waited for an unused lane leave on the next one anyway.
         if !is_unused {
             self.repeat_small(old, acks);
         }
@@ -68,15 +70,26 @@ impl Mux {
     /// data of small streams, and the beginning of streams that the peer may not know. Returns the
     /// streams among them that the peer knows.
     fn repeat_small(&mut self, lane: LaneId, acks: Vec<StreamId>) -> Vec<StreamId> {
-        self.lane_flows.report_again();
-        self.window.send_limit_again();
         for id in acks {
             self.ack_immediately(id);
         }
-        let known = self.repeat_streams(&[lane], URGENT_MAX, |stream| {
+        self.repeat_slow(lane, URGENT_MAX, |stream| {
             stream.send.retained() <= URGENT_MAX || stream.open_state.is_sent_on(lane)
-        });
-        // The PING under way would measure the stall. The next one measures another lane.
+        })
+    }
+
+    /// Queues credit, reports, and the first `most` bytes that each selected stream sent on a lane
+    /// which delivers late. Returns those of the streams that the peer knows.
+    pub(super) fn repeat_slow(
+        &mut self,
+        lane: LaneId,
+        most: u64,
+        is_selected: impl Fn(&StreamState) -> bool,
+    ) -> Vec<StreamId> {
+        self.lane_flows.report_again();
+        self.window.send_limit_again();
+        let known = self.repeat_streams(&[lane], most, is_selected);
+        // The PING under way would measure this lane. The next one measures another one.
         self.rtt.reset();
         self.update_budget();
         known

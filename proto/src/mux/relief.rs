@@ -28,14 +28,9 @@ impl Mux {
             return;
         }
         self.lanes.set_control(new);
-        self.lane_flows.report_again();
-        self.window.send_limit_again();
-        for id in self.repeat_streams(&[old], u64::MAX, |_| true) {
+        for id in self.repeat_slow(old, u64::MAX, |_| true) {
             self.ack_immediately(id);
         }
-        // The PING under way measures the queue.
-        self.rtt.reset();
-        self.update_budget();
     }
 
     /// Returns whether the round trip shows a queue of several round trips.
