@@ -213,15 +213,10 @@ async fn add(arguments: AddCredential, session: &Session) -> anyhow::Result<Outp
         not_before: arguments.not_before.and_then(Setting::value),
         expires: arguments.expires.and_then(Setting::value),
     };
-    let mut added = session.records.add_credential(account, new).await;
-    if let Some(secret) = &secret {
-        added = secret.unless(added);
-    }
-    let credential = added?.record;
-    let value = NewSecret::with(secret.as_ref(), &credential);
-    session.view.output(&value, || {
-        let secret = secret.as_ref().map_or_else(String::new, NewSecret::line);
-        line("added", &credential) + &secret
+    let added = session.records.add_credential(account, new).await;
+    let added = added.map(|added| added.record);
+    NewSecret::output(secret.as_ref(), added, &session.view, |credential| {
+        line("added", credential)
     })
 }
 
@@ -253,17 +248,11 @@ async fn rotate(arguments: RotateArguments, session: &Session) -> anyhow::Result
     let rotated = session
         .records
         .rotate_credential(id, rotation, found.changed);
-    let mut rotated = rotated.await;
-    if let Some(secret) = &secret {
-        rotated = secret.unless(rotated);
-    }
-    let rotated = rotated?;
-    let value = NewSecret::with(secret.as_ref(), &rotated);
-    session.view.output(&value, || {
-        let end = optional_time_text(rotated.old.expires, &session.view.zone);
-        let secret = secret.as_ref().map_or_else(String::new, NewSecret::line);
+    let (rotated, view) = (rotated.await, &session.view);
+    NewSecret::output(secret.as_ref(), rotated, view, |rotated| {
+        let end = optional_time_text(rotated.old.expires, &view.zone);
         let old = &rotated.old.name;
-        line("added", &rotated.new) + &format!("{old:?} stays valid until {end}\n") + &secret
+        line("added", &rotated.new) + &format!("{old:?} stays valid until {end}\n")
     })
 }
 

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use super::{output::Output, session::View};
 use crate::{cli::configurations::create_private, telemetry::escape_text};
 
 /// A new secret, in memory or in a private file.
@@ -22,7 +23,7 @@ pub(super) struct NewSecret {
 
 /// A record with its new secret, or with the file that contains it.
 #[derive(Serialize)]
-pub(super) struct WithSecret<'a, T> {
+struct WithSecret<'a, T> {
     #[serde(flatten)]
     record: &'a T,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,17 +53,29 @@ impl NewSecret {
         })
     }
 
-    /// Removes the file if the record does not exist.
-    pub(super) fn unless<T>(&self, added: anyhow::Result<T>) -> anyhow::Result<T> {
-        if let (Err(_), Some(file)) = (&added, &self.file) {
+    /// Returns the output of a record that was added, and of the secret that was made for it. `text`
+    /// returns the words about the record. Without the record, the file of the secret is removed.
+    ///
+    /// # Errors
+    /// If the record was not added.
+    pub(super) fn output<T: Serialize>(
+        secret: Option<&Self>,
+        added: anyhow::Result<T>,
+        view: &View,
+        text: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<Output> {
+        if let (Err(_), Some(file)) = (&added, secret.and_then(|secret| secret.file.as_ref())) {
             // It contains a secret of no record, so a leftover is harmless.
             let _ = fs::remove_file(file);
         }
-        added
+        let record = added?;
+        view.output(&NewSecret::with(secret, &record), || {
+            text(&record) + &secret.map_or_else(String::new, NewSecret::line)
+        })
     }
 
     /// Returns the line that gives the secret to its owner.
-    pub(super) fn line(&self) -> String {
+    fn line(&self) -> String {
         match &self.file {
             Some(file) => {
                 let file = file.display().to_string();
@@ -73,7 +86,7 @@ impl NewSecret {
     }
 
     /// Returns the record with the secret, for JSON.
-    pub(super) fn with<'a, T>(secret: Option<&'a Self>, record: &'a T) -> WithSecret<'a, T> {
+    fn with<'a, T>(secret: Option<&'a Self>, record: &'a T) -> WithSecret<'a, T> {
         let file = secret.and_then(|secret| secret.file.as_ref());
         WithSecret {
             record,

@@ -200,15 +200,10 @@ async fn add(arguments: AddToken, session: &Session) -> anyhow::Result<Output> {
         hash,
         expires: arguments.expires.and_then(Setting::value),
     };
-    let mut added = session.records.add_token(new).await;
-    if let Some(secret) = &secret {
-        added = secret.unless(added);
-    }
-    let token = added?.record;
-    let value = NewSecret::with(secret.as_ref(), &token);
-    session.view.output(&value, || {
-        let secret = secret.as_ref().map_or_else(String::new, NewSecret::line);
-        line("added", &token) + &secret
+    let added = session.records.add_token(new).await;
+    let added = added.map(|added| added.record);
+    NewSecret::output(secret.as_ref(), added, &session.view, |token| {
+        line("added", token)
     })
 }
 
@@ -238,17 +233,11 @@ async fn rotate(arguments: RotateArguments, session: &Session) -> anyhow::Result
     };
     let id = found.record.id;
     let rotated = session.records.rotate_token(id, rotation, found.changed);
-    let mut rotated = rotated.await;
-    if let Some(secret) = &secret {
-        rotated = secret.unless(rotated);
-    }
-    let rotated = rotated?;
-    let value = NewSecret::with(secret.as_ref(), &rotated);
-    session.view.output(&value, || {
-        let end = optional_time_text(rotated.old.expires, &session.view.zone);
-        let secret = secret.as_ref().map_or_else(String::new, NewSecret::line);
+    let (rotated, view) = (rotated.await, &session.view);
+    NewSecret::output(secret.as_ref(), rotated, view, |rotated| {
+        let end = optional_time_text(rotated.old.expires, &view.zone);
         let old = &rotated.old.name;
-        line("added", &rotated.new) + &format!("{old:?} stays valid until {end}\n") + &secret
+        line("added", &rotated.new) + &format!("{old:?} stays valid until {end}\n")
     })
 }
 
