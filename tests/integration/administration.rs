@@ -95,6 +95,26 @@ impl Managed {
     fn file(&self, name: &str) -> String {
         self.testbed.folder().join(name).display().to_string()
     }
+
+    /// Adds an account with a credential, and the key of a port. Returns the record of the key, and
+    /// the file with the secret of the credential.
+    fn records_of(&self, port: &Port) -> (Value, String) {
+        let key_file = self.file("port.key");
+        fs::write(&key_file, &port.key).expect("written");
+        let secret = self.file("server.secret");
+        self.run(&["account", "add", "anna"]);
+        self.run(&["credential", "add", "anna", "home", "--write", &secret]);
+        let key = self.json(&[
+            "key",
+            "add",
+            "echo",
+            "--port-key",
+            &key_file,
+            "--account",
+            "anna",
+        ]);
+        (key, secret)
+    }
 }
 
 #[test]
@@ -102,20 +122,7 @@ fn roles_use_the_records_that_commands_add() {
     let managed = Managed::with_socket();
     let echo = services::echo();
     let port = Port::new("echo", echo.address(), Methods::DEFAULT);
-    let key_file = managed.file("port.key");
-    fs::write(&key_file, &port.key).expect("written");
-    let secret = managed.file("server.secret");
-    managed.run(&["account", "add", "anna"]);
-    managed.run(&["credential", "add", "anna", "home", "--write", &secret]);
-    let key = managed.json(&[
-        "key",
-        "add",
-        "echo",
-        "--port-key",
-        &key_file,
-        "--account",
-        "anna",
-    ]);
+    let (key, secret) = managed.records_of(&port);
     let _master = managed.start();
     let fields = json!({"master_key": null, "credential": {"file": secret}});
     let ports = std::slice::from_ref(&port);
@@ -259,20 +266,7 @@ fn links_and_tunnels_are_ended_and_blocked() {
     let managed = Managed::with_socket();
     let echo = services::echo();
     let port = Port::new("echo", echo.address(), Methods::DEFAULT);
-    let key_file = managed.file("port.key");
-    fs::write(&key_file, &port.key).expect("written");
-    let secret = managed.file("server.secret");
-    managed.run(&["account", "add", "anna"]);
-    managed.run(&["credential", "add", "anna", "home", "--write", &secret]);
-    managed.run(&[
-        "key",
-        "add",
-        "echo",
-        "--port-key",
-        &key_file,
-        "--account",
-        "anna",
-    ]);
+    let (_key, secret) = managed.records_of(&port);
     let _master = managed.start();
     let fields = json!({"master_key": null, "credential": {"file": secret}});
     let ports = std::slice::from_ref(&port);
