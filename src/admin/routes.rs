@@ -22,7 +22,7 @@ use crate::{
     policy::UnixTime,
 };
 
-/// Who can reach the address.
+/// The reach of the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
     /// The user of the process and root.

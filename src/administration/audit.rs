@@ -11,7 +11,7 @@ use crate::{
 };
 use report_proto::id::Id;
 
-/// What an operation does.
+/// The kind of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     Add,

@@ -34,7 +34,7 @@ pub enum AdministrationError {
     Store(#[from] StoreError),
 }
 
-/// What went wrong, for programs. Codes are never renamed.
+/// The kind of the error, for programs. Codes are never renamed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
@@ -75,9 +75,9 @@ pub enum ErrorCode {
 /// An error as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ErrorBody {
-    /// What went wrong, for programs.
+    /// The kind of the error, for programs.
     pub code: ErrorCode,
-    /// What went wrong and what to do, for people.
+    /// The error and its remedy, for people.
     pub message: String,
     /// The field that the error is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]

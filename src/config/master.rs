@@ -62,7 +62,7 @@ pub struct MasterConfig {
     #[schemars(schema_with = "word::schema::<Admission>")]
     pub admission: Admission,
     /// Whether servers may register key ids that the master does not know while the database does not
-    /// answer. What the master knows stays in force in any case.
+    /// answer. The known ones stay in force in any case.
     #[serde(
         default = "word::default",
         with = "word",
@@ -116,7 +116,7 @@ pub struct MasterConfig {
     pub congestion_control: CongestionControl,
 }
 
-/// What happens to key ids that a master does not know while its database does not answer.
+/// The treatment of key ids that a master does not know while its database does not answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum UnknownKeys {
     /// They are refused, as at other times.

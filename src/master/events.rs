@@ -17,7 +17,7 @@ const EVENTS_KEPT: usize = 4_096;
 pub struct MasterEvent {
     /// The time in Unix seconds.
     pub at: i64,
-    /// What happened.
+    /// The kind of the event.
     #[serde(flatten)]
     pub kind: EventKind,
 }
@@ -40,7 +40,7 @@ pub struct EventPeer {
     pub address: IpAddr,
 }
 
-/// What happened.
+/// The kind of the event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "store", derive(utoipa::ToSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]

@@ -54,7 +54,7 @@ pub trait ObservedRole: Send + Sync + 'static {
 /// Something that works less well than it should.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Degradation {
-    /// What it is, in words.
+    /// Its description, in words.
     pub what: String,
     /// The time at which it began, in Unix seconds.
     pub since: i64,

@@ -41,13 +41,13 @@ const MAX_DETAIL: usize = 4_096;
 pub struct AuditEntry {
     /// The time of the first occurrence, in Unix seconds.
     pub happened: i64,
-    /// Who acted: an account, a token, or a user of this machine.
+    /// The actor: an account, a token, or a user of this machine.
     pub actor: String,
     /// The address from which it acted. May be empty.
     pub address: String,
-    /// What happened, as stable words: `account.update`, `link.refused`.
+    /// The event, as stable words: `account.update`, `link.refused`.
     pub action: String,
-    /// What it happened to. May be empty.
+    /// The subject of the event. May be empty.
     pub subject: String,
     /// Further facts. Never a secret.
     pub detail: String,

@@ -102,7 +102,7 @@ impl StoreStatus {
     }
 }
 
-/// What an operation needs of the database.
+/// The access to the database that an operation needs.
 #[derive(Debug, Clone, Copy)]
 enum Access {
     Read,

@@ -1,4 +1,4 @@
-//! Who may do what: tokens, their rights, and the throttle of wrong ones.
+//! Access to the API: tokens, their rights, and the throttle of wrong ones.
 //!
 //! | request | needs |
 //! |---|---|

@@ -43,13 +43,13 @@ pub struct AuditQuery {
 pub struct AuditEvent {
     /// The time of the first occurrence, in Unix seconds.
     pub at: i64,
-    /// Who acted: an account, a token, or a user of the master's machine.
+    /// The actor: an account, a token, or a user of the master's machine.
     pub actor: String,
     /// The address from which it acted. May be empty.
     pub address: String,
-    /// What happened, as stable words such as `account.set`.
+    /// The event, as stable words such as `account.set`.
     pub action: String,
-    /// What it happened to. May be empty.
+    /// The subject of the event. May be empty.
     pub subject: String,
     /// Further facts. May be empty.
     pub detail: String,

@@ -20,7 +20,7 @@ use crate::admin::api::{BlockRequest, MAX_BLOCK};
 /// The path of the blocks.
 const BLOCKS_PATH: &str = "/v1/blocks";
 
-/// What a command ends.
+/// The object that a command ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LiveKind {
     /// A link.

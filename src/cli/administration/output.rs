@@ -1,4 +1,4 @@
-//! What a command prints: text for people, or JSON for programs.
+//! The output of a command: text for people, or JSON for programs.
 
 use serde::Serialize;
 use zeroize::Zeroizing;

@@ -1,5 +1,5 @@
-//! What a command works with: the records of a running master or of a database, and how it prints
-//! them.
+//! The means of a command: the records of a running master or of a database, and the form of its
+//! output.
 
 use std::{
     collections::{HashMap, hash_map::Entry},

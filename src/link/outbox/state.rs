@@ -89,7 +89,7 @@ pub(in crate::link) enum Outgoing {
     Data(u32, MessageBody),
 }
 
-/// What follows the payload of a turn.
+/// The state of a channel after the payload of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NextPayload {
     /// Another payload, at once.

@@ -26,7 +26,7 @@ use report_proto::{
     id::Id,
 };
 
-/// What a policy has denied.
+/// The request that a policy has denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::master) enum DeniedRequest {
     /// A link.

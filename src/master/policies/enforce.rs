@@ -1,5 +1,5 @@
 //! Decides running links, registrations and tunnels again, when a policy, a number or the time has
-//! changed. What is denied now ends; what was refused and is admitted now begins.
+//! changed. Everything denied now ends; everything refused before and admitted now begins.
 //!
 //! The oldest stay: each is decided beside the numbers of the older ones that stay, so a lower limit
 //! ends the newest.
@@ -39,10 +39,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// with many refused key ids could keep the registry locked.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
-/// What has to be decided again.
+/// The decisions to repeat.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::master) enum Scope<'a> {
-    /// What these records concern.
+    /// Those that these records concern.
     Affected(&'a Affected),
     /// Everything.
     #[cfg_attr(

@@ -64,7 +64,7 @@ use crate::{
 };
 use report_proto::{crypto::CredentialVerifier, id::Id};
 
-/// What the usage of a subject adds to its policy.
+/// The additions of a subject's usage to its policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct QuotaState {
     /// Whether a quota has stopped the traffic.

@@ -123,7 +123,7 @@ impl Rates {
     }
 
     /// Changes the limits of these subjects, at once and for running channel pairs. The default
-    /// removes all limits of a subject. The cost grows with the number of pairs, so many changes
+    /// removes all limits of a subject. The cost grows with the number of pairs, so several changes
     /// belong in one call.
     pub(super) fn set_limits(&self, changes: &[(RateSubject, SubjectLimits)]) {
         let now = now();

@@ -1,4 +1,4 @@
-//! What the policies of the operator do to channel pairs: they admit them, limit their rates, charge
+//! The policies of the operator for channel pairs: they admit them, limit their rates, charge
 //! their traffic to an account, and close them.
 
 use std::sync::Arc;

@@ -15,7 +15,7 @@ const WINDOW: usize = 6;
 /// The longest time that a full window covers. A longer one is made of two transfers.
 const MAX_WINDOW: Duration = Duration::from_secs(6);
 
-/// A transfer goes on while a busy sample is at most this old. A link that waits for a retransmission
+/// A transfer continues while a busy sample is at most this old. A link that waits for a retransmission
 /// moves next to nothing, for up to some seconds on a bad path: that is when it needs others most.
 const MAX_STALL: Duration = Duration::from_secs(3);
 

@@ -49,7 +49,7 @@ const HEAVY_STEP: usize = 8;
 const STEP_INTERVAL: Duration = Duration::from_millis(1500);
 
 /// The time after the last step at which a trial is judged, if its links were up at once. Slow start
-/// on a path of 200 ms is over by then. What the links took is added twice: once for them, and once
+/// on a path of 200 ms is over by then. The time of the links is added twice: once for them, and once
 /// for the lanes, which are attached over them, and over the links of the other end.
 const TRIAL: Duration = Duration::from_secs(3);
 

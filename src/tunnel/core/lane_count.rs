@@ -38,7 +38,7 @@ impl TunnelCore {
 
     /// Closes lanes that share a link of this server, the newest first, if some of its `links` carry
     /// none. The client requests them again, and the master then leads them to the links with the
-    /// fewest channels. What was under way on them leaves on the others at once.
+    /// fewest channels. The bytes under way on them leave on the others at once.
     pub(in crate::tunnel) fn spread_lanes(&mut self, now: Moment, links: usize) {
         let sharing = self.sharing_lanes();
         let used = self.lanes().saturating_sub(sharing.len());

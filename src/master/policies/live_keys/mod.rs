@@ -47,7 +47,7 @@ impl LivePair {
     }
 }
 
-/// What identifies a tunnel for the master.
+/// The identity of a tunnel for the master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::master) struct TunnelKey {
     /// The identity of the client's link.

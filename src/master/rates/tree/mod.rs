@@ -81,7 +81,7 @@ pub(super) struct Granted {
     leaf: NodeId,
 }
 
-/// What a channel wants to send.
+/// The bytes that a channel wants to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RateRequest {
     /// The bytes that its next message needs, positive.

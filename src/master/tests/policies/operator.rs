@@ -1,4 +1,4 @@
-//! What the operator of a master lists, ends and blocks.
+//! Tests of the operator of a master, who lists, ends and blocks.
 
 use super::*;
 

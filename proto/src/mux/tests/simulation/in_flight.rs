@@ -1,4 +1,4 @@
-//! What is in flight on an attachment of the simulated network.
+//! The messages in flight on an attachment of the simulated network.
 
 use std::{
     collections::VecDeque,
