@@ -44,6 +44,7 @@ use crate::{
     tunnel::{
         PortParameters, ResetCode, Tunnel,
         attach::{AttachError, ServerInfo},
+        details::OpenDetails,
         origin::Origin,
     },
 };
@@ -141,7 +142,11 @@ impl PortSupervisor {
             .is_some_and(|server_info| server_info.addresses);
         let destination = socket.local_addr().ok().filter(|_| is_wanted);
         let origin = destination.and_then(|destination| Origin::new(source, destination));
-        origin.map(|origin| origin.details()).unwrap_or_default()
+        let details = OpenDetails {
+            origin,
+            ..OpenDetails::default()
+        };
+        details.encode()
     }
 
     /// Returns a watch on the reason why the last request for a new tunnel failed.
