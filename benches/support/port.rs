@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use report::tunnel::{PortParameters, ProcessShared, WindowSize};
+use report::tunnel::{PortParameters, ProcessShared, ServiceProtocol, WindowSize};
 use report_proto::{
     compress::CompressMethod,
     crypto::{EncryptMethod, PortKeys},
@@ -27,6 +27,11 @@ pub(crate) fn port(mark: &str, port_key: &str, encrypt: EncryptMethod) -> PortPa
         keys: PortKeys::derive(port_key),
         encrypt,
         compress: CompressMethod::Null,
+        protocol: ServiceProtocol::Tcp,
+        range: 1,
+        max_delay: Duration::from_millis(200),
+        udp_idle_timeout: Some(Duration::from_secs(60)),
+        max_flows: 1_024,
         stream_window: STREAM_WINDOW,
         tunnel_window: TUNNEL_WINDOW,
         resume_timeout: Duration::from_secs(120),

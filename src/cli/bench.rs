@@ -115,15 +115,14 @@ pub(super) fn bench(arguments: &BenchArguments) -> anyhow::Result<ExitCode> {
 
 /// Returns the port to measure.
 fn select_port<'c>(config: &'c ClientConfig, mark: Option<&str>) -> anyhow::Result<&'c PortConfig> {
-    let mut ports = config.ports.iter();
+    let mut ports = config.enabled_ports();
     let found = match mark {
         Some(mark) => ports.find(|port| port.mark == mark),
         None => ports.next(),
     };
     found.with_context(|| {
         let known: Vec<String> = config
-            .ports
-            .iter()
+            .enabled_ports()
             .map(|port| format!("\"{}\"", port.mark))
             .collect();
         format!(

@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
+use super::port_text::{describe_listeners, describe_services};
 use crate::{
     config::{
         ClientConfig, Config, CongestionControl, CredentialKey, FallbackConfig, LinkConfig,
-        LogFormat, MasterChoice, MasterConfig, PortConfig, RoleConfig, ServerConfig,
+        LogFormat, MasterChoice, MasterConfig, RoleConfig, ServerConfig,
     },
     net::dial::{Bind, DialParameters, ProxyChoice},
     telemetry::escape_text,
@@ -73,7 +74,7 @@ fn describe_server(server: &ServerConfig, lines: &mut Vec<String>) {
         "not answered"
     };
     lines.push(format!("bench: {answered}"));
-    describe_ports(&server.ports, &server.link, "dials", lines);
+    lines.extend(describe_services(&server.ports, &server.link));
 }
 
 fn describe_client(client: &ClientConfig, lines: &mut Vec<String>) {
@@ -84,7 +85,7 @@ fn describe_client(client: &ClientConfig, lines: &mut Vec<String>) {
         "limits: {} for data queued for slow applications and servers",
         client.limits.memory
     ));
-    describe_ports(&client.ports, &client.link, "listens at", lines);
+    lines.extend(describe_listeners(&client.ports, &client.link));
 }
 
 /// Names the id of a credential, by which the operator of the master knows it.
@@ -279,27 +280,6 @@ fn describe_link(link: &LinkConfig, several: &str, lines: &mut Vec<String>) {
         || "tcp_keepalive: off".to_owned(),
         |idle| format!("tcp_keepalive: {idle:?}"),
     ));
-}
-
-fn describe_ports(ports: &[PortConfig], link: &LinkConfig, does: &str, lines: &mut Vec<String>) {
-    for port in ports {
-        let PortConfig {
-            mark,
-            local_address,
-            encrypt_method,
-            compress_method,
-            proxy_protocol,
-            ..
-        } = port;
-        let windows = port.windows(&link.windows);
-        let header = proxy_protocol.map_or_else(String::new, |version| {
-            format!(", with a PROXY protocol {version} header")
-        });
-        lines.push(format!(
-            "port \"{mark}\": {does} {local_address}{header}; {encrypt_method}, {compress_method}; windows up to {} per stream, {} per tunnel",
-            windows.stream, windows.tunnel
-        ));
-    }
 }
 
 #[cfg(test)]

@@ -43,7 +43,11 @@ impl Configurations {
             [(); 2].map(|()| Secret::new(strength::generate(random::bytes())));
         let port = |address: &HostPort| PortConfig {
             compress_method: CompressMethod::Zstd,
-            ..PortConfig::new(topology.mark.clone(), address.clone(), port_key.clone())
+            ..PortConfig::new(
+                topology.mark.clone(),
+                address.clone().into(),
+                port_key.clone(),
+            )
         };
         let link = LinkConfig::new(topology.master.to_string().parse()?);
         let master = MasterConfig::new(topology.master.clone(), master_key.clone());
@@ -149,7 +153,7 @@ mod tests {
             (&here.port_key, here.encrypt_method),
             (&there.port_key, there.encrypt_method)
         );
-        assert_eq!(there.local_address, topology().service);
+        assert_eq!(there.local_address, Some(topology().service.into()));
         assert_ne!(Some(&here.port_key), master.master_key.as_ref());
         assert!(
             !configurations.files()[2].1.contains("master_key"),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::roles::{self, client_secret, port_parameters, server_secret, uplink};
 use crate::{
-    config::{ClientConfig, HostPort, LinkConfig, MasterConfig, PortConfig, ServerConfig},
+    config::{ClientConfig, LinkConfig, LocalAddress, MasterConfig, PortConfig, ServerConfig},
     doctor::{ListenAddress, MasterSubject, MasterTarget, Subject, SubjectPort},
     link::authenticate::LinkSecret,
     net::{dial::Dialer, tls::TlsError},
@@ -31,16 +31,18 @@ pub(super) fn server_subject(
     server: &ServerConfig,
     times: ProbeTimes,
 ) -> Result<Subject, TlsError> {
-    let service = |port: &PortConfig| {
-        let HostPort { host, port } = port.local_address.clone();
-        Some((host, port))
+    let service = |port: &PortConfig| match &port.local_address {
+        Some(LocalAddress::Tcp(address)) if port.protocol.has_tcp() => {
+            Some((address.host.clone(), address.port))
+        }
+        _ => None,
     };
     let link = &server.link;
     Ok(Subject {
         role: Role::Server,
         secret: server_secret(server),
         masters: targets(link, LinkSecret::Anonymous)?,
-        ports: subject_ports(&server.ports, link, service),
+        ports: subject_ports(server.enabled_ports(), link, service),
         connect_timeout: *link.connect_timeout,
         server_timeout: SERVER_WAIT_MIN,
         heartbeat: *link.heartbeat,
@@ -62,7 +64,7 @@ pub(super) fn client_subject(
         role: Role::Client,
         secret: client_secret(client),
         masters: targets(link, client_secret(client))?,
-        ports: subject_ports(&client.ports, link, |_| None),
+        ports: subject_ports(client.enabled_ports(), link, |_| None),
         connect_timeout: *link.connect_timeout,
         server_timeout: SERVER_WAIT_MIN.max((*client.hold_timeout).min(SERVER_WAIT_MIN * 2)),
         heartbeat: *link.heartbeat,
@@ -90,8 +92,8 @@ fn targets(link: &LinkConfig, secret: LinkSecret) -> Result<Vec<MasterTarget>, T
         .collect()
 }
 
-fn subject_ports(
-    ports: &[PortConfig],
+fn subject_ports<'c>(
+    ports: impl Iterator<Item = &'c PortConfig>,
     link: &LinkConfig,
     service: impl Fn(&PortConfig) -> Option<(String, u16)>,
 ) -> Vec<SubjectPort> {
@@ -100,7 +102,7 @@ fn subject_ports(
         port: port_parameters(port, link, &process_shared),
         service: service(port),
     };
-    ports.iter().map(subject_port).collect()
+    ports.map(subject_port).collect()
 }
 
 /// Returns what to check for a master.

@@ -30,6 +30,7 @@ mod doctor_text;
 mod keygen;
 mod man;
 mod page;
+mod port_text;
 mod progress;
 mod quickstart;
 mod roles;

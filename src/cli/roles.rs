@@ -3,6 +3,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use anyhow::bail;
 use tokio_util::sync::CancellationToken;
 
 use super::threads;
@@ -10,8 +11,8 @@ use crate::{
     admin::AdminService,
     client::{Client, ClientParameters, ClientPort},
     config::{
-        ByteSize, ClientConfig, Config, CredentialKey, HostPort, LinkConfig, MasterChoice,
-        MasterConfig, PortConfig, RoleConfig, ServerConfig, ServerLimitsConfig,
+        ByteSize, ClientConfig, Config, CredentialKey, HostPort, LinkConfig, LocalAddress,
+        MasterChoice, MasterConfig, PortConfig, RoleConfig, ServerConfig, ServerLimitsConfig,
     },
     diagnosis::{Diagnosis, DiagnosisCode},
     link::{KeepAliveTiming, authenticate::LinkSecret},
@@ -21,7 +22,7 @@ use crate::{
     random,
     server::{self, QuotaLimits, ServerParameters, ServerPort},
     supervisor::{DialStrategy, MoveRequests, Uplink},
-    tunnel::{MemoryBudget, PortParameters, ProcessShared, WindowSize},
+    tunnel::{MemoryBudget, PortParameters, ProcessShared, ServiceProtocol, WindowSize},
 };
 #[cfg(feature = "store")]
 use crate::{admin::api::Api, store::Store};
@@ -214,21 +215,33 @@ fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
         let HostPort {
             host,
             port: tcp_port,
-        } = port.local_address.clone();
-        ServerPort {
+        } = tcp_address(port)?.clone();
+        anyhow::Ok(ServerPort {
             port: port_parameters(port, &config.link, &process_shared),
             host,
             tcp_port,
             proxy_protocol: port.proxy_protocol.is_some(),
-        }
+        })
     };
-    let ports = config.ports.iter().map(server_port).collect();
+    let ports = config.enabled_ports().map(server_port);
+    let ports = ports.collect::<anyhow::Result<Vec<_>>>()?;
     let uplink = uplink(&config.link, Role::Server, server_secret(config))?;
     let mut parameters = ServerParameters::new(config, uplink, ports);
     // Few servers need the default number of streams, so only explicit limits are worth a warning.
     let are_explicit = config.limits != ServerLimitsConfig::default();
     parameters.limits = streams_within_open_files(parameters.limits, are_explicit);
     Ok(parameters)
+}
+
+/// Returns the address of a port that carries TCP connections to or from one host and port.
+fn tcp_address(port: &PortConfig) -> anyhow::Result<&HostPort> {
+    match (&port.local_address, port.protocol) {
+        (Some(LocalAddress::Tcp(address)), ServiceProtocol::Tcp) => Ok(address),
+        _ => bail!(
+            "port \"{}\": this version serves only the protocol \"tcp\" at \"HOST:PORT\"",
+            port.mark
+        ),
+    }
 }
 
 /// The shared state of all tunnels of the process, with a budget of `memory`.
@@ -265,11 +278,14 @@ fn streams_within_open_files(limits: QuotaLimits, are_explicit: bool) -> QuotaLi
 
 async fn client(config: &ClientConfig) -> anyhow::Result<Client> {
     let process_shared = process_shared(*config.limits.memory);
-    let client_port = |port: &PortConfig| ClientPort {
-        port: port_parameters(port, &config.link, &process_shared),
-        local_address: port.local_address.to_string(),
+    let client_port = |port: &PortConfig| {
+        anyhow::Ok(ClientPort {
+            port: port_parameters(port, &config.link, &process_shared),
+            local_address: tcp_address(port)?.to_string(),
+        })
     };
-    let ports = config.ports.iter().map(client_port).collect();
+    let ports = config.enabled_ports().map(client_port);
+    let ports = ports.collect::<anyhow::Result<Vec<_>>>()?;
     let parameters = ClientParameters::new(config, client_uplink(config)?, ports);
     Ok(Client::bind(parameters).await?)
 }
@@ -347,6 +363,11 @@ pub(super) fn port_parameters(
         keys: PortKeys::derive(config.port_key.expose()),
         encrypt: config.encrypt_method,
         compress: config.compress_method,
+        protocol: config.protocol,
+        range: config.range(),
+        max_delay: *config.max_delay,
+        udp_idle_timeout: *config.udp_idle_timeout,
+        max_flows: usize::try_from(*config.max_flows).unwrap_or(usize::MAX),
         stream_window: window(STREAM_WINDOW_INITIAL, windows.stream),
         tunnel_window: window(TUNNEL_WINDOW_INITIAL, windows.tunnel),
         resume_timeout: *link.resume_timeout,

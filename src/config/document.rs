@@ -265,12 +265,14 @@ impl ConfigDocument<'_> {
             "master" => "add the master's address, as \"HOST:PORT\" or \"wss://HOST/PATH\"",
             "ports" => "list at least one service, with mark, local_address and port_key",
             "local_address" if self.mode == Mode::Server => {
-                "set the address of the service, as \"HOST:PORT\""
+                "set the address of the service, as \"HOST:PORT\" or \"unix:/PATH\""
             }
             "local_address" => "set the listen address, as \"127.0.0.1:PORT\"",
             "port_key" => {
                 "add the shared secret of client and server; `report keygen` generates one"
             }
+            "name" => "add the name of the user",
+            "password" => "add the password of the user; `report keygen` generates one",
             _ => "add it",
         }
     }

@@ -310,6 +310,8 @@ impl InvalidValue {
     }
 }
 
+impl std::error::Error for InvalidValue {}
+
 impl fmt::Display for InvalidValue {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.problem)?;

@@ -21,6 +21,7 @@ mod dial_values;
 mod document;
 mod error;
 mod link;
+mod local_address;
 mod master;
 mod mode;
 mod node;
@@ -52,8 +53,15 @@ pub use error::{
     ConfigError, ConfigProblem, Fault, FieldPath, InvalidValue, PathSegment, Position, Warning,
 };
 pub use link::{ConnectTimeout, LinkConfig, LinkTlsConfig, LinksConfig, ResumeTimeout};
+pub use local_address::{
+    LocalAddress, PortRange, RANGE_MAX, Target, UNIX_ADDRESS_MAX, UnixAddress,
+};
 pub use master::{FallbackConfig, MasterConfig, MasterLimitsConfig, TlsFilesConfig, UnknownKeys};
-pub use port::{PortConfig, ProxyProtocol, Windows, WindowsConfig};
+pub use port::{
+    AllowRule, AllowedHost, AllowedPorts, Destinations, HealthCheck, HealthCheckKind, PortConfig,
+    ProxyProtocol, RequestPath, SocketMode, SocketOwner, SocksUser, TargetChoice, Windows,
+    WindowsConfig,
+};
 pub use retention::RetentionConfig;
 pub use role::{
     ClientConfig, ClientLimitsConfig, HoldTimeout, MasterChoice, ServerConfig, ServerLimitsConfig,
@@ -68,6 +76,7 @@ pub use crate::{
     },
     quantity::ByteSize,
     telemetry::LogFormat,
+    tunnel::ServiceProtocol,
 };
 pub use report_proto::{compress::CompressMethod, crypto::EncryptMethod};
 

@@ -12,8 +12,8 @@ use super::{
     error::{FieldPath, InvalidValue},
     master::{MemoryLimit, PeerCount},
     mode::Mode,
-    port::check_ports,
-    values::is_default,
+    port::{check_ports, enabled},
+    values::{is_default, is_yes, yes},
     word::{self, Word},
 };
 use report_proto::frame::MAX_SLOTS;
@@ -84,18 +84,6 @@ pub struct ClientConfig {
     /// The [services](#ports), at least one. Their keys and addresses are distinct.
     #[schemars(length(min = 1), extend("x-type" = "list of objects"))]
     pub ports: Vec<PortConfig>,
-}
-
-fn yes() -> bool {
-    true
-}
-
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
-fn is_yes(value: &bool) -> bool {
-    *value
 }
 
 /// The limits of a server for its clients. The defaults fit a machine at home that serves about a
@@ -176,6 +164,11 @@ impl ServerConfig {
         }
     }
 
+    /// Returns the ports that are used.
+    pub fn enabled_ports(&self) -> impl Iterator<Item = &PortConfig> {
+        enabled(&self.ports)
+    }
+
     /// Checks the rules between fields, and completes the marks of the ports.
     pub(super) fn check(&mut self, checks: &mut RoleChecks<'_>) {
         self.link.check(checks);
@@ -223,6 +216,11 @@ impl ClientConfig {
             limits: ClientLimitsConfig::default(),
             ports,
         }
+    }
+
+    /// Returns the ports that are used.
+    pub fn enabled_ports(&self) -> impl Iterator<Item = &PortConfig> {
+        enabled(&self.ports)
     }
 
     /// Checks the rules between fields, and completes the marks of the ports.

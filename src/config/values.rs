@@ -83,6 +83,19 @@ pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
+/// The default of a field that is on unless it is turned off.
+pub(super) fn yes() -> bool {
+    true
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+pub(super) fn is_yes(value: &bool) -> bool {
+    *value
+}
+
 /// Returns the fault of an invalid address.
 pub(super) fn address_fault(found: &str, reason: &HostPortError) -> InvalidValue {
     let problem = format!("(\"{}\") {reason:#}", without_password(found));

@@ -62,6 +62,18 @@ pub(crate) fn has_name_characters(text: &str) -> bool {
         .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
+/// Returns whether the last label of a host name is a number, decimal or hexadecimal. Resolvers read
+/// such a name as an IPv4 address, even in forms such as `127.1` and `0x7f000001`.
+pub(crate) fn ends_in_number(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let label = host.rsplit('.').next().unwrap_or_default();
+    let hexadecimal = label.strip_prefix("0x").or(label.strip_prefix("0X"));
+    match hexadecimal {
+        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_digit()),
+    }
+}
+
 /// Adds brackets to an IPv6 address.
 pub(crate) fn in_brackets(host: &str) -> Cow<'_, str> {
     if host.contains(':') {
@@ -74,4 +86,30 @@ pub(crate) fn in_brackets(host: &str) -> Cow<'_, str> {
 /// Joins a host, without brackets, and its port.
 pub(crate) fn with_port(host: &str, port: u16) -> String {
     format!("{}:{port}", in_brackets(host))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_resolvers_read_as_addresses_end_in_a_number() {
+        for host in [
+            "127.0.0.1",
+            "127.1",
+            "127.1.",
+            "2130706433",
+            "0x7f000001",
+            "0X7F.1",
+            "127.0x1",
+            "0x",
+            "017700000001",
+            "nas.1",
+        ] {
+            assert!(ends_in_number(host), "{host}");
+        }
+        for host in ["nas.lan", "1.nas", "n1", "0xg", "1a", "", "a."] {
+            assert!(!ends_in_number(host), "{host}");
+        }
+    }
 }

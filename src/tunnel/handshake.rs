@@ -355,6 +355,7 @@ mod tests {
         let field = |mismatch| match mismatch {
             Mismatch::Method { field, .. } => field,
             Mismatch::Version { .. } => "version",
+            Mismatch::Range { .. } => "range",
         };
         assert_eq!(
             (field(mismatch), field(refused)),

@@ -96,7 +96,9 @@ pub(crate) use self::core::{CANDIDATE_TIMEOUT, LANES_MAX, MOVE_TIMEOUT};
 pub use self::{
     core::TunnelStatus,
     handle::Tunnel,
-    parameters::{Counter, PortCounters, PortParameters, ProcessShared, TunnelCounters},
+    parameters::{
+        Counter, PortCounters, PortParameters, ProcessShared, ServiceProtocol, TunnelCounters,
+    },
     stream::{TunnelStream, TunnelStreamError},
 };
 pub use report_proto::mux::{MemoryBudget, ResetCode, WindowSize};

@@ -49,6 +49,10 @@ pub struct Methods {
     pub encrypt: String,
     /// Value of `compress_method`.
     pub compress: String,
+    /// Value of `protocol`.
+    pub protocol: String,
+    /// The number of ports in the range of `local_address`, 1 without a range.
+    pub ports: u16,
 }
 
 /// The limits that one end grants the other.
@@ -120,10 +124,20 @@ pub enum Mismatch {
         /// The version of the peer.
         there: u32,
     },
+    /// The ranges of the port differ.
+    #[error(
+        "`local_address` has {here} port(s) here and {there} at the other end: use ranges of the same size"
+    )]
+    Range {
+        /// The number of ports of this end.
+        here: u16,
+        /// The number of ports of the peer.
+        there: u16,
+    },
     /// A field of the port differs.
     #[error("`{field}` is \"{here}\" here and \"{there}\" at the other end: make them equal")]
     Method {
-        /// Either `encrypt_method` or `compress_method`.
+        /// One of `encrypt_method`, `compress_method` and `protocol`.
         field: &'static str,
         /// The value of this end.
         here: String,
@@ -139,6 +153,8 @@ impl Methods {
         Methods {
             encrypt: port.encrypt.to_string(),
             compress: port.compress.to_string(),
+            protocol: port.protocol.to_string(),
+            ports: port.range,
         }
     }
 
@@ -150,12 +166,17 @@ impl Methods {
         let fields = [
             ("encrypt_method", &self.encrypt, &there.encrypt),
             ("compress_method", &self.compress, &there.compress),
+            ("protocol", &self.protocol, &there.protocol),
         ];
         match fields.into_iter().find(|(_, here, there)| here != there) {
             Some((field, here, there)) => Err(Mismatch::Method {
                 field,
                 here: here.clone(),
                 there: shortened(there),
+            }),
+            None if self.ports != there.ports => Err(Mismatch::Range {
+                here: self.ports,
+                there: there.ports,
             }),
             None => Ok(()),
         }

@@ -1,6 +1,7 @@
 //! The parameters of a port, and the resources and counters that all tunnels of a process share.
 
 use std::{
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -29,6 +30,61 @@ pub(super) const ZSTD_CONTEXTS: usize = 8;
 /// The limit allows about 38 MiB per tunnel.
 pub(super) const ZSTD_CONTEXTS_TOLERATED: usize = 8 * ZSTD_CONTEXTS;
 
+/// What a port carries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ServiceProtocol {
+    /// Connections.
+    #[default]
+    Tcp,
+    /// Datagrams.
+    Udp,
+    /// Connections and datagrams, at the same port number.
+    Both,
+    /// Connections and datagrams to destinations that the visitors of a SOCKS5 proxy name.
+    Socks5,
+}
+
+impl ServiceProtocol {
+    /// All protocols.
+    pub const ALL: [Self; 4] = [Self::Tcp, Self::Udp, Self::Both, Self::Socks5];
+
+    /// Returns the name in configurations and offers.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Both => "both",
+            Self::Socks5 => "socks5",
+        }
+    }
+
+    /// Returns whether the client accepts connections at the address of the port.
+    #[must_use]
+    pub fn has_tcp(self) -> bool {
+        self != Self::Udp
+    }
+
+    /// Returns whether the client receives datagrams at the address of the port. A SOCKS5 proxy
+    /// receives them at other ports.
+    #[must_use]
+    pub fn has_udp(self) -> bool {
+        matches!(self, Self::Udp | Self::Both)
+    }
+
+    /// Returns whether tunnels of the port have datagram flows.
+    #[must_use]
+    pub fn has_flows(self) -> bool {
+        self != Self::Tcp
+    }
+}
+
+impl fmt::Display for ServiceProtocol {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
 /// The parameters of one port, equal at both ends.
 #[derive(Debug, Clone)]
 pub struct PortParameters {
@@ -40,6 +96,16 @@ pub struct PortParameters {
     pub encrypt: EncryptMethod,
     /// How the streams are compressed.
     pub compress: CompressMethod,
+    /// What the port carries.
+    pub protocol: ServiceProtocol,
+    /// How many addresses the port has, numbered from 0: more than 1 with a range of ports.
+    pub range: u16,
+    /// How long a datagram may wait before it is dropped.
+    pub max_delay: Duration,
+    /// The time after which a flow without datagrams ends; `None` disables the limit.
+    pub udp_idle_timeout: Option<Duration>,
+    /// Maximum number of flows of the port at this end.
+    pub max_flows: usize,
     /// Credit for each stream.
     pub stream_window: WindowSize,
     /// Credit for all streams of a tunnel. Its maximum bounds the memory of a tunnel in each

@@ -61,6 +61,11 @@ pub(super) fn port(encrypt: EncryptMethod, compress: CompressMethod) -> PortPara
         keys: PortKeys::derive("a port key of the tests"),
         encrypt,
         compress,
+        protocol: ServiceProtocol::Tcp,
+        range: 1,
+        max_delay: Duration::from_millis(200),
+        udp_idle_timeout: None,
+        max_flows: 16,
         stream_window: WindowSize {
             initial: 256 * 1024,
             max: 1024 * 1024,

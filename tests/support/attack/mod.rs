@@ -297,6 +297,8 @@ fn request_on(
     let methods = Methods {
         encrypt: encrypt.to_owned(),
         compress: compress.to_owned(),
+        protocol: "tcp".to_owned(),
+        ports: 1,
     };
     let grant = Grant {
         stream_window: 0,
