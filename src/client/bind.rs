@@ -208,17 +208,10 @@ mod tests {
 
     #[cfg(unix)]
     fn socket(path: std::path::PathBuf, mode: &str) -> PortAddress {
-        use serde::{
-            Deserialize as _,
-            de::{IntoDeserializer as _, value::Error},
-        };
-        let mode = SocketMode::deserialize(mode.into_deserializer());
+        let mode = serde_json::from_str(&format!("\"{mode}\"")).expect("a mode");
         PortAddress {
             address: Target::Unix(UnixAddress::Path(path)),
-            socket_mode: Some(
-                mode.map_err(|error: Error| error.to_string())
-                    .expect("a mode"),
-            ),
+            socket_mode: Some(mode),
             socket_owner: None,
         }
     }

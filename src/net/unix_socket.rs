@@ -137,11 +137,8 @@ pub fn describe(address: &SocketAddr) -> String {
     if let Some(path) = address.as_pathname() {
         return format!("unix:{}", path.display());
     }
-    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[cfg(target_os = "linux")]
     {
-        #[cfg(target_os = "android")]
-        use std::os::android::net::SocketAddrExt as _;
-        #[cfg(target_os = "linux")]
         use std::os::linux::net::SocketAddrExt as _;
         if let Some(name) = address.as_abstract_name() {
             return format!("unix:@{}", String::from_utf8_lossy(name));
