@@ -76,6 +76,7 @@ mod attach_error;
 mod attachment;
 mod candidate;
 mod core;
+pub mod details;
 mod handle;
 mod handshake;
 mod local_socket;

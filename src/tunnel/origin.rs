@@ -3,8 +3,9 @@
 
 use std::net::SocketAddr;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+
+use super::details::{UnreadableDetails, fields};
 
 /// The two ends of an application's connection to a client: both IPv4 or both IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,8 +15,8 @@ pub struct Origin {
 }
 
 /// The fields of the details that describe the origin.
-#[derive(Serialize, Deserialize)]
-struct Fields {
+#[derive(Default, Serialize, Deserialize)]
+pub(super) struct OriginFields {
     #[serde(default)]
     source: Option<SocketAddr>,
     #[serde(default)]
@@ -25,12 +26,9 @@ struct Fields {
 /// The details of a stream contain an invalid origin.
 #[derive(Debug, thiserror::Error)]
 pub enum OriginError {
-    /// They are not a JSON object.
-    #[error("the stream details are not a JSON object")]
-    NotAnObject,
     /// They cannot be parsed.
-    #[error("cannot parse the addresses in the stream details: {0}")]
-    Unreadable(#[from] serde_json::Error),
+    #[error(transparent)]
+    Unreadable(#[from] UnreadableDetails),
     /// One of the two addresses is missing.
     #[error("the stream details contain only one of the two addresses")]
     MissingAddress,
@@ -63,40 +61,33 @@ impl Origin {
         self.destination
     }
 
-    /// Encodes the origin as stream details.
-    #[must_use]
-    pub fn details(&self) -> Bytes {
-        let fields = Fields {
-            source: Some(self.source),
-            destination: Some(self.destination),
-        };
-        serde_json::to_vec(&fields).unwrap_or_default().into()
-    }
-
     /// Parses the origin from the details of a stream; `None` if they contain none.
     ///
     /// # Errors
     /// When the origin is invalid.
     pub fn read(details: &[u8]) -> Result<Option<Origin>, OriginError> {
-        if details.is_empty() {
-            return Ok(None);
-        }
-        // Serde would accept a list as the fields in their order.
-        if !details.trim_ascii_start().starts_with(b"{") {
-            return Err(OriginError::NotAnObject);
-        }
-        match serde_json::from_slice(details)? {
-            Fields {
+        match fields(details)? {
+            OriginFields {
                 source: None,
                 destination: None,
             } => Ok(None),
-            Fields {
+            OriginFields {
                 source: Some(source),
                 destination: Some(destination),
             } => Origin::new(source, destination)
                 .map(Some)
                 .ok_or(OriginError::MixedFamilies(source, destination)),
-            Fields { .. } => Err(OriginError::MissingAddress),
+            OriginFields { .. } => Err(OriginError::MissingAddress),
+        }
+    }
+}
+
+impl OriginFields {
+    /// Returns the fields of an origin.
+    pub(super) fn of(origin: &Origin) -> Self {
+        Self {
+            source: Some(origin.source),
+            destination: Some(origin.destination),
         }
     }
 }
@@ -110,6 +101,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tunnel::details::OpenDetails;
 
     #[derive(Deserialize)]
     struct Vectors {
@@ -152,8 +144,12 @@ mod tests {
                 destination,
                 "{details}"
             );
-            if let Some(origin) = origin.filter(|_| is_written_so) {
-                assert_eq!(origin.details(), details);
+            if is_written_so {
+                let written = OpenDetails {
+                    origin,
+                    ..OpenDetails::default()
+                };
+                assert_eq!(written.encode(), details);
             }
         }
     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the vectors of PROTOCOL 1, 4, 7, 8, 9.11 and 11 beside this file.
+"""Writes the vectors of PROTOCOL 1, 4, 7, 8, 9.2, 9.11 and 11 beside this file.
 
 This is a second implementation. It uses the `cryptography` package (45 or later) and no code of rePort. The tests compare rePort with
 these vectors. Run it again only when the protocol changes.
@@ -275,6 +275,7 @@ def sealed():
     return {"directions": methods}
 
 
+# 9.2. The address of the service in the details of an OPEN or OPEN_FLOW
 # 9.11. Origins: the details of an OPEN, and the PROXY protocol header (version 2, section 2.2) that the service receives
 
 
@@ -331,7 +332,65 @@ def details():
         ("a list", '["203.0.113.9:4", "192.0.2.7:5"]'),
         ("no JSON", '{"source": "203.0.113.9:4", "destination": "192.0.2.7:5"'),
     ]
-    return {"origins": origins, "malformed": [{"what": what, "details": text} for what, text in malformed]}
+    return {
+        "origins": origins,
+        "malformed": [{"what": what, "details": text} for what, text in malformed],
+        **services(),
+    }
+
+
+def services():
+    """The server of a port with a range of 11 addresses reads `offset`, that of a SOCKS5 port `target`."""
+
+    def service(details, offset=0, target=None, is_written_so=False):
+        named = target and {"host": target[0], "port": target[1]}
+        return {"details": details, "offset": offset, "target": named, "is_written_so": is_written_so}
+
+    def written(offset=0, target=None):
+        fields = {"offset": offset} if offset else {}
+        if target:
+            fields["target"] = {"host": target[0], "port": target[1]}
+        details = json.dumps(fields, separators=(",", ":")) if fields else ""
+        return service(details, offset, target, True)
+
+    longest = "a" * 255
+    good = [
+        written(),
+        written(offset=1),
+        written(offset=10),
+        written(target=("nas.lan", 22)),
+        written(target=("2001:db8::1", 65535)),
+        written(target=(longest, 1)),
+        service("{}"),
+        service('{"later": {"offset": 3}}'),
+        service('{"offset": 0}'),
+        service('{"later": 1, "target": {"port": 22, "host": "NAS.lan", "later": 2}}', target=("NAS.lan", 22)),
+    ]
+    malformed = [
+        ("an address beyond the range", '{"offset": 11}', "refused"),
+        ("the last number", '{"offset": 65535}', "refused"),
+        ("a number beyond all ranges", '{"offset": 65536}', "protocol"),
+        ("a negative number", '{"offset": -1}', "protocol"),
+        ("a fraction", '{"offset": 1.5}', "protocol"),
+        ("a text", '{"offset": "1"}', "protocol"),
+        ("the number twice", '{"offset": 1, "offset": 2}', "protocol"),
+        ("no destination", "{}", "protocol"),
+        ("nothing", "", "protocol"),
+        ("a destination of null", '{"target": null}', "protocol"),
+        ("a destination as text", '{"target": "nas.lan:22"}', "protocol"),
+        ("a destination as a list", '[{"host": "nas.lan", "port": 22}]', "protocol"),
+        ("no host", '{"target": {"port": 22}}', "protocol"),
+        ("an empty host", '{"target": {"host": "", "port": 22}}', "protocol"),
+        ("a host with a space", '{"target": {"host": "nas lan", "port": 22}}', "protocol"),
+        ("a host with a zero byte", '{"target": {"host": "nas\\u0000.lan", "port": 22}}', "protocol"),
+        ("a host of 256 bytes", json.dumps({"target": {"host": longest + "a", "port": 22}}), "protocol"),
+        ("no port", '{"target": {"host": "nas.lan"}}', "protocol"),
+        ("port 0", '{"target": {"host": "nas.lan", "port": 0}}', "protocol"),
+        ("a port that is none", '{"target": {"host": "nas.lan", "port": 65536}}', "protocol"),
+        ("the destination twice", '{"target": {"host": "a", "port": 1}, "target": {"host": "b", "port": 1}}', "protocol"),
+    ]
+    keys = ("what", "details", "code")
+    return {"services": good, "malformed_services": [dict(zip(keys, values)) for values in malformed]}
 
 
 # 11. Compression: decoded chunks (a sender may choose chunk boundaries and compression freely)

@@ -39,6 +39,7 @@ use crate::{
     tunnel::{
         PortParameters, ResetCode, Tunnel,
         attach::{AttachError, ServerInfo},
+        details::OpenDetails,
         origin::Origin,
     },
 };
@@ -139,7 +140,11 @@ impl PortSupervisor {
             .zip(socket.local_addr())
             .filter(|_| is_wanted);
         let origin = addresses.and_then(|(source, destination)| Origin::new(source, destination));
-        origin.map(|origin| origin.details()).unwrap_or_default()
+        let details = OpenDetails {
+            origin,
+            ..OpenDetails::default()
+        };
+        details.encode()
     }
 
     /// Returns a watch on the reason why the last request for a new tunnel failed.

@@ -29,7 +29,8 @@ use crate::{
     },
     tunnel::{
         ResetCode, Tunnel, TunnelStream,
-        origin::{Origin, OriginError},
+        details::{OpenDetails, OpenDetailsError, WantedDetails},
+        origin::Origin,
         splice::splice,
     },
 };
@@ -141,8 +142,8 @@ impl ServiceDialError {
 
 /// The purpose of a stream, as its details state it.
 enum Purpose {
-    /// A connection to the service, with its origin if known.
-    Service(Option<Origin>),
+    /// A connection to the service.
+    Service(OpenDetails),
     /// A measurement of the path to this server.
     Measure(BenchRequest),
 }
@@ -153,7 +154,7 @@ enum DetailsError {
     #[error(transparent)]
     Request(#[from] BenchRequestError),
     #[error(transparent)]
-    Origin(#[from] OriginError),
+    Service(#[from] OpenDetailsError),
 }
 
 impl DetailsError {
@@ -161,18 +162,17 @@ impl DetailsError {
     fn wire_code(&self) -> ResetCode {
         match self {
             DetailsError::Request(error) => error.reset_code(),
-            DetailsError::Origin(_) => ResetCode::Protocol,
+            DetailsError::Service(error) => error.reset_code(),
         }
     }
 }
 
 impl Purpose {
-    /// Parses the details of a stream. The origin is parsed only if the service asks for it.
-    fn read(details: &[u8], wants_origin: bool) -> Result<Self, DetailsError> {
+    /// Parses the details of a stream.
+    fn read(details: &[u8], wanted: WantedDetails) -> Result<Self, DetailsError> {
         Ok(match BenchRequest::read(details)? {
             Some(request) => Purpose::Measure(request),
-            None if wants_origin => Purpose::Service(Origin::read(details)?),
-            None => Purpose::Service(None),
+            None => Purpose::Service(OpenDetails::read(details, wanted)?),
         })
     }
 }
@@ -202,8 +202,9 @@ pub(super) async fn serve(context: ServiceContext, tunnel: Tunnel) {
         };
         streams += 1;
         let span = debug_span!("stream", number = stream.id());
-        match Purpose::read(&details, context.port.proxy_protocol) {
-            Ok(Purpose::Service(origin)) => {
+        let wanted = WantedDetails::of(&context.port.port, context.port.proxy_protocol);
+        match Purpose::read(&details, wanted) {
+            Ok(Purpose::Service(OpenDetails { origin, .. })) => {
                 let origin_missing = context.port.proxy_protocol && origin.is_none();
                 if origin_missing && !std::mem::replace(&mut origin_warned, true) {
                     warn!(

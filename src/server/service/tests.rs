@@ -131,6 +131,15 @@ fn origin(source: &str, destination: &str) -> Origin {
     Origin::new(read(source), read(destination)).unwrap()
 }
 
+/// Encodes the details of a stream with this origin.
+fn details_of(origin: Origin) -> Bytes {
+    let details = OpenDetails {
+        origin: Some(origin),
+        ..OpenDetails::default()
+    };
+    details.encode()
+}
+
 #[tokio::test]
 async fn a_service_that_asks_receives_the_origin_before_the_first_byte() {
     let testbed = ServiceTestbed::new(true).await;
@@ -138,7 +147,7 @@ async fn a_service_that_asks_receives_the_origin_before_the_first_byte() {
         origin("203.0.113.9:40312", "192.0.2.7:13389"),
         origin("[2001:db8::9]:1", "[2001:db8::1]:2"),
     ] {
-        let _stream = testbed.open(&origin.details());
+        let _stream = testbed.open(&details_of(origin));
         let header = proxy_header(Some(&origin));
         assert_eq!(testbed.received().await, [&header[..], b"hello"].concat());
     }
@@ -179,7 +188,7 @@ async fn invalid_details_reset_the_stream_and_do_not_reach_the_service() {
         );
     }
     let honest = origin("203.0.113.9:4", "192.0.2.7:5");
-    let _stream = testbed.open(&honest.details());
+    let _stream = testbed.open(&details_of(honest));
     let header = proxy_header(Some(&honest));
     assert_eq!(
         testbed.received().await,
@@ -193,7 +202,7 @@ async fn invalid_details_reset_the_stream_and_do_not_reach_the_service() {
 async fn a_service_that_does_not_ask_receives_no_header() {
     let testbed = ServiceTestbed::new(false).await;
     for details in [
-        &origin("203.0.113.9:4", "192.0.2.7:5").details()[..],
+        &details_of(origin("203.0.113.9:4", "192.0.2.7:5"))[..],
         br#"{"source": 1}"#,
         b"",
     ] {
