@@ -58,7 +58,10 @@ impl FileOwner {
 /// the number.
 fn number_of(name: &str, file: &'static str) -> Result<u32, FileOwnerError> {
     // The greatest number means "unchanged" to the system.
-    let number = name.parse().ok().filter(|number| *number != u32::MAX);
+    let number = name
+        .parse::<u32>()
+        .ok()
+        .filter(|number| *number != u32::MAX);
     match fs::read(file) {
         Ok(content) => number_in(name, &String::from_utf8_lossy(&content))
             .or(number)
