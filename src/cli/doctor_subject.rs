@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::roles::{self, client_secret, port_parameters, server_secret, uplink};
 use crate::{
-    config::{ClientConfig, LinkConfig, LocalAddress, MasterConfig, PortConfig, ServerConfig},
+    config::{
+        ClientConfig, LinkConfig, LocalAddress, MasterConfig, PortConfig, ServerConfig, Target,
+    },
     doctor::{ListenAddress, MasterSubject, MasterTarget, Subject, SubjectPort},
     link::authenticate::LinkSecret,
     net::{dial::Dialer, tls::TlsError},
@@ -33,8 +35,9 @@ pub(super) fn server_subject(
 ) -> Result<Subject, TlsError> {
     let service = |port: &PortConfig| match &port.local_address {
         Some(LocalAddress::Tcp(address)) if port.protocol.has_tcp() => {
-            Some((address.host.clone(), address.port))
+            Some(Target::Tcp(address.clone()))
         }
+        Some(LocalAddress::Unix(address)) => Some(Target::Unix(address.clone())),
         _ => None,
     };
     let link = &server.link;
@@ -95,7 +98,7 @@ fn targets(link: &LinkConfig, secret: LinkSecret) -> Result<Vec<MasterTarget>, T
 fn subject_ports<'c>(
     ports: impl Iterator<Item = &'c PortConfig>,
     link: &LinkConfig,
-    service: impl Fn(&PortConfig) -> Option<(String, u16)>,
+    service: impl Fn(&PortConfig) -> Option<Target>,
 ) -> Vec<SubjectPort> {
     let process_shared = ProcessShared::default();
     let subject_port = |port: &PortConfig| SubjectPort {

@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::step::{DoctorReport, DoctorStep, StepOutcome};
 use crate::{
+    config::Target,
     diagnosis::Diagnosis,
     link::authenticate::LinkSecret,
     net::{
@@ -98,8 +99,8 @@ pub struct MasterTarget {
 pub struct SubjectPort {
     /// The parameters of the port.
     pub port: PortParameters,
-    /// The local service of a server: host and TCP port.
-    pub service: Option<(String, u16)>,
+    /// The local service of a server.
+    pub service: Option<Target>,
 }
 
 /// The master to check.
@@ -153,9 +154,9 @@ pub async fn check_role(
         }
     }
     for SubjectPort { port, service } in &subject.ports {
-        if let Some((host, tcp_port)) = service {
-            port_checks::dial_service(&port.mark, host, *tcp_port, subject.connect_timeout, report)
-                .await;
+        if let Some(target) = service {
+            let limit = subject.connect_timeout;
+            port_checks::dial_service(&port.mark, target, limit, report).await;
         }
     }
 }

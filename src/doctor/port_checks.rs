@@ -14,8 +14,9 @@ use super::{
 use crate::{
     bench::{BenchPlan, BenchResults, MeasureError, PayloadKind, Throughput},
     client::direct::{self, DirectError, DirectTunnel},
+    config::Target,
     diagnosis::{Diagnosis, DiagnosisCode},
-    net::connect::connect,
+    server::connect_target,
     tunnel::ResetCode,
 };
 use report_proto::frame::Role;
@@ -334,25 +335,19 @@ fn throughput(moved: &Throughput) -> String {
 /// Connects to the local service of a server, like the server does for each stream.
 pub(super) async fn dial_service(
     mark: &str,
-    host: &str,
-    tcp_port: u16,
+    target: &Target,
     limit: Duration,
     report: &mut DoctorReport<'_>,
 ) {
     let started = Instant::now();
-    let address = if host.contains(':') {
-        format!("[{host}]:{tcp_port}")
-    } else {
-        format!("{host}:{tcp_port}")
-    };
-    let dialled = connect(host, tcp_port, limit).await;
+    let dialled = connect_target(target, limit).await;
     let took = started.elapsed();
     report.record(match dialled {
         Ok(_) => DoctorStep::ok(
             "service",
             mark,
             took,
-            format!("{address} accepts connections"),
+            format!("{target} accepts connections"),
         ),
         Err(error) => DoctorStep::failed("service", mark, took, error.diagnosis()),
     });

@@ -4,6 +4,8 @@ use std::{
     fmt,
     path::{Path, PathBuf},
 };
+#[cfg(unix)]
+use std::{io, os::unix::net::SocketAddr};
 
 use super::super::error::InvalidValue;
 
@@ -54,6 +56,27 @@ impl UnixAddress {
     pub(super) fn start_at(&mut self, folder: &Path) {
         if let Self::Path(path) = self {
             *path = folder.join(&*path);
+        }
+    }
+
+    /// Returns the address as the system takes it.
+    ///
+    /// # Errors
+    /// When the path or the name is too long, or the system has no abstract names.
+    #[cfg(unix)]
+    pub fn to_socket_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Path(path) => SocketAddr::from_pathname(path),
+            #[cfg(target_os = "linux")]
+            Self::Abstract(name) => {
+                use std::os::linux::net::SocketAddrExt as _;
+                SocketAddr::from_abstract_name(name)
+            }
+            #[cfg(not(target_os = "linux"))]
+            Self::Abstract(_) => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "only Linux has abstract names",
+            )),
         }
     }
 
