@@ -17,7 +17,7 @@ pub(super) fn unchecked_because(port: &PortParameters) -> Option<&'static str> {
         ServiceProtocol::Udp => {
             Some("not checked: a service that receives datagrams accepts no connections")
         }
-        ServiceProtocol::Socks5 => Some("not checked: the visitors name the destinations"),
+        ServiceProtocol::Socks5 => Some("not checked: the applications name the destinations"),
     }
 }
 
@@ -135,7 +135,7 @@ mod tests {
         let address: LocalAddress = "127.0.0.1:1".parse().expect("an address");
         for (protocol, says) in [
             (ServiceProtocol::Udp, "datagrams"),
-            (ServiceProtocol::Socks5, "visitors"),
+            (ServiceProtocol::Socks5, "applications"),
         ] {
             let port = PortParameters {
                 protocol,

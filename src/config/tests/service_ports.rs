@@ -1,4 +1,4 @@
-//! Tests of the ports with several targets, and of those whose visitors name the destination.
+//! Tests of the ports with several targets, and of those whose applications name the destination.
 
 use std::time::Duration;
 
