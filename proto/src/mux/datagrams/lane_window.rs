@@ -21,6 +21,9 @@ const QUEUE_SHARE: f64 = 0.5;
 /// A datagram that leaves must have this part of `max_delay` left when it has arrived.
 const MARGIN_SHARE: f64 = 0.125;
 
+/// The bytes of a message.
+const MESSAGE: u64 = 64 * 1024;
+
 /// This many bytes are reported at once (PROTOCOL 12). The smallest window must exceed them, because
 /// fewer may never be reported.
 const REPORT: u64 = 16 * 1024;
@@ -51,12 +54,15 @@ pub(in crate::mux) struct LaneWindow {
     delivered: u64,
     /// When the present round began, and what was delivered by then.
     round: Option<(Instant, u64)>,
-    /// Whether the window was used up in the present round.
+    /// Whether the window was used up in the present round, and in the one before it.
     is_used_up: bool,
+    was_used_up: bool,
     /// The best rates of the present and of the previous period, in bytes per second.
     rates: [f64; 2],
     /// When the present period began.
     period: Option<Instant>,
+    /// Whether a round has ever shown the rate of the lane.
+    is_measured: bool,
     /// Received on the lane, and reported to the peer.
     received: u64,
     reported: u64,
@@ -65,32 +71,44 @@ pub(in crate::mux) struct LaneWindow {
 }
 
 impl LaneWindow {
-    /// Returns how old a datagram may be that leaves now. `None`: the window is used up.
-    pub(in crate::mux) fn age_max(&self, times: WindowTimes) -> Option<Duration> {
-        let under_way = self.sent.saturating_sub(self.delivered) as f64;
-        let used = under_way / self.window(times) as f64;
-        // What is under way delays a datagram by as much of the queue as it takes of the window.
-        let left = 1.0 - MARGIN_SHARE - QUEUE_SHARE * used;
-        (used < 1.0).then(|| times.max_delay.mul_f64(left))
+    /// Returns whether the window is used up.
+    pub(in crate::mux) fn is_full(&self, times: WindowTimes) -> bool {
+        self.under_way() >= self.window(times)
+    }
+
+    /// Returns how old a datagram may be that leaves now, while `waiting` bytes wait. Those with
+    /// which it shares a message delay it too, because a message arrives as a whole.
+    pub(in crate::mux) fn age_max(&self, times: WindowTimes, waiting: u64) -> Duration {
+        let ahead = self.under_way().saturating_add(waiting.min(MESSAGE));
+        // This delays a datagram by as much of the queue as it takes of the window.
+        let used = (ahead as f64 / self.window(times) as f64).min(1.0);
+        times
+            .max_delay
+            .mul_f64(1.0 - MARGIN_SHARE - QUEUE_SHARE * used)
+    }
+
+    fn under_way(&self) -> u64 {
+        self.sent.saturating_sub(self.delivered)
     }
 
     fn window(&self, times: WindowTimes) -> u64 {
         let [current, previous] = self.rates;
         let rate = current.max(previous);
-        if rate > 0.0 {
-            let queue = times.max_delay.mul_f64(QUEUE_SHARE);
-            let time = times.min_rtt.saturating_add(queue);
-            // A cast of a float saturates.
-            ((rate * time.as_secs_f64()) as u64).max(WINDOW_MIN)
+        let queue = times.max_delay.mul_f64(QUEUE_SHARE);
+        let time = times.min_rtt.saturating_add(queue);
+        let least = if self.is_measured {
+            WINDOW_MIN
         } else {
             WINDOW_FIRST
-        }
+        };
+        // A cast of a float saturates.
+        ((rate * time.as_secs_f64()) as u64).max(least)
     }
 
     /// Records a datagram that leaves on the lane.
     pub(in crate::mux) fn on_sent(&mut self, bytes: u64, times: WindowTimes) {
         self.sent = self.sent.saturating_add(bytes);
-        self.is_used_up |= self.age_max(times).is_none();
+        self.is_used_up |= self.is_full(times);
     }
 
     /// Handles the peer's report of what has arrived on the lane.
@@ -104,17 +122,20 @@ impl LaneWindow {
         let rate = self.delivered.saturating_sub(before) as f64 / elapsed.as_secs_f64();
         self.add_rate(now, rate, min_rtt);
         self.round = Some((now, self.delivered));
-        self.is_used_up = false;
+        self.was_used_up = std::mem::take(&mut self.is_used_up);
     }
 
     fn add_rate(&mut self, now: Instant, rate: f64, min_rtt: Duration) {
         let length = min_rtt.saturating_mul(PERIOD_RTTS).max(PERIOD_MIN);
         let since = *self.period.get_or_insert(now);
         let [current, previous] = self.rates;
-        if self.is_used_up && now.saturating_duration_since(since) > length {
+        // A burst after a pause uses up the window in a round that also contains the pause.
+        let is_full = self.is_used_up && self.was_used_up;
+        self.is_measured |= is_full;
+        if is_full && now.saturating_duration_since(since) > length {
             self.rates = [rate, current];
             self.period = Some(now);
-        } else if self.is_used_up || rate > current.max(previous) {
+        } else if is_full || rate > current.max(previous) {
             self.rates = [current.max(rate), previous];
         }
     }
@@ -200,7 +221,7 @@ mod tests {
             while self.now < end {
                 self.now += Duration::from_millis(1);
                 may = (may + offered / 1000.0).min(offered / 10.0);
-                while may >= DATAGRAM as f64 && self.lane.age_max(TIMES).is_some() {
+                while may >= DATAGRAM as f64 && !self.lane.is_full(TIMES) {
                     may -= DATAGRAM as f64;
                     self.lane.on_sent(DATAGRAM, TIMES);
                     let length = Duration::from_secs_f64(DATAGRAM as f64 / self.rate);
@@ -264,17 +285,28 @@ mod tests {
     }
 
     #[test]
+    fn burst_after_a_pause_finds_the_window_of_before() {
+        let mut path = Path::new(2_000_000.0);
+        path.run(2, 8000.0);
+        let unknown = path.lane.window(TIMES);
+        assert_eq!(unknown, WINDOW_FIRST);
+        path.run(1, 1_000_000.0);
+        path.run(20, 8000.0);
+        assert!(path.lane.window(TIMES) > unknown);
+    }
+
+    #[test]
     fn bytes_that_are_never_reported_do_not_close_the_window() {
         let now = Instant::now();
         let mut peer = LaneWindow::default();
         let mut lane = LaneWindow {
-            rates: [1.0, 0.0],
+            is_measured: true,
             ..LaneWindow::default()
         };
         assert_eq!(lane.window(TIMES), WINDOW_MIN);
         // The interval of reports never passes.
         for _ in 0..100_000 {
-            assert!(lane.age_max(TIMES).is_some());
+            assert!(!lane.is_full(TIMES));
             lane.on_sent(17, TIMES);
             peer.on_received(now, 17);
             if peer.is_report_due() {
@@ -287,11 +319,15 @@ mod tests {
     #[test]
     fn datagram_that_leaves_has_time_for_the_queue_in_front_of_it() {
         let mut lane = LaneWindow::default();
-        assert_eq!(lane.age_max(TIMES), Some(Duration::from_millis(175)));
+        assert_eq!(lane.age_max(TIMES, 0), Duration::from_millis(175));
+        assert_eq!(lane.age_max(TIMES, u64::MAX), Duration::from_millis(75));
         lane.on_sent(WINDOW_FIRST / 2, TIMES);
-        assert_eq!(lane.age_max(TIMES), Some(Duration::from_millis(125)));
+        assert_eq!(lane.age_max(TIMES, 0), Duration::from_millis(125));
+        let waiting = WINDOW_FIRST / 4;
+        assert_eq!(lane.age_max(TIMES, waiting), Duration::from_millis(100));
+        assert!(!lane.is_full(TIMES));
         lane.on_sent(WINDOW_FIRST / 2, TIMES);
-        assert_eq!(lane.age_max(TIMES), None);
+        assert!(lane.is_full(TIMES));
     }
 
     #[test]

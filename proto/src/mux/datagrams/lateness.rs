@@ -38,7 +38,7 @@ impl LatenessFilter {
         sent: u64,
         max_delay: Duration,
     ) -> bool {
-        let signed = |time| i64::try_from(time).unwrap_or(i64::MAX);
+        let signed = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);
         let took = signed(arrived).saturating_sub(signed(sent));
         self.begin_period(now);
         let shortest = self.current.map_or(took, |current| current.min(took));

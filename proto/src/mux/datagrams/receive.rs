@@ -114,6 +114,8 @@ impl Mux {
         }
         if !datagrams.flows.contains_key(&id) {
             if datagrams.flows.len() >= self.parameters.flows_max {
+                // Remembered too: the client may repeat OPEN_FLOW before it learns of the end.
+                datagrams.ended.remember(id, ResetCode::Limit);
                 datagrams.ended.report(id, ResetCode::Limit);
                 return Ok(());
             }

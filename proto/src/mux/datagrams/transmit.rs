@@ -20,7 +20,10 @@ impl Mux {
     pub(in crate::mux) fn has_datagrams_for(&self, lane: LaneId) -> bool {
         self.resume_state.is_flowing()
             && self.datagrams.has_datagrams()
-            && self.datagram_age_max(lane).is_some()
+            && self
+                .lane_flows
+                .datagrams(lane)
+                .is_some_and(|window| !window.is_full(self.window_times()))
     }
 
     /// Returns whether frames about flows wait that only a lane with control carries.
@@ -102,13 +105,13 @@ impl Mux {
         end: usize,
     ) -> bool {
         let times = self.window_times();
-        let Some(age_max) = self
-            .datagram_age_max(lane)
-            .filter(|_| self.has_datagrams_for(lane))
-        else {
+        let waiting = self.datagrams.unsent_bytes();
+        let window = self.lane_flows.datagrams(lane);
+        let Some(window) = window.filter(|_| self.has_datagrams_for(lane)) else {
             self.datagrams.is_postponed = false;
             return false;
         };
+        let age_max = window.age_max(times, waiting);
         let Some(cost) = self.datagrams.put_next(now, age_max, out, end) else {
             return false;
         };
@@ -116,12 +119,6 @@ impl Mux {
             window.on_sent(cost, times);
         }
         true
-    }
-
-    /// Returns how old a datagram may be that leaves on this lane now. `None`: none may leave.
-    fn datagram_age_max(&self, lane: LaneId) -> Option<Duration> {
-        let window = self.lane_flows.datagrams(lane)?;
-        window.age_max(self.window_times())
     }
 
     fn window_times(&self) -> WindowTimes {

@@ -4,6 +4,9 @@
 mod bandwidth;
 mod credit;
 mod credit_under_loss;
+mod datagram_bounds;
+mod datagram_delays;
+mod datagrams;
 mod lane_relief;
 mod lane_stalls;
 mod lanes;
