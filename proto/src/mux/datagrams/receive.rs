@@ -112,7 +112,8 @@ impl Mux {
             datagrams.ended.report(id, code);
             return Ok(());
         }
-        if !datagrams.flows.contains_key(&id) {
+        let is_new = !datagrams.flows.contains_key(&id);
+        if is_new {
             if datagrams.flows.len() >= self.parameters.flows_max {
                 // Remembered too: the client may repeat OPEN_FLOW before it learns of the end.
                 datagrams.ended.remember(id, ResetCode::Limit);
