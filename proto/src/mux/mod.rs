@@ -24,6 +24,9 @@
 //! ended, the next one resumes the tunnel with a list of what has arrived ([`Mux::write_resume`],
 //! [`Mux::resume`]). While there is no lane, the caller does not poll for messages; everything else
 //! continues.
+//!
+//! # Datagrams
+//! Datagrams travel in flows, beside the streams. They have no credit and are never sent again.
 
 mod ack_queue;
 mod bandwidth;

@@ -287,11 +287,11 @@ mod tests {
     #[test]
     fn burst_after_a_pause_finds_the_window_of_before() {
         let mut path = Path::new(2_000_000.0);
-        path.run(2, 8000.0);
+        path.run(2, 20_000.0);
         let unknown = path.lane.window(TIMES);
         assert_eq!(unknown, WINDOW_FIRST);
         path.run(1, 1_000_000.0);
-        path.run(20, 8000.0);
+        path.run(20, 20_000.0);
         assert!(path.lane.window(TIMES) > unknown);
     }
 

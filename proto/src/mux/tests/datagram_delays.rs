@@ -226,7 +226,7 @@ fn datagrams_beside_bulk_data_on_a_slow_path_wait_little() {
             let round_trip = Duration::from_millis(round_trip_ms.into());
             let path = format!("{megabits} Mbit/s from {from}");
             let (median, slowest) = (echo.quantile(0.5), echo.quantile(0.99));
-            assert!(median < round_trip.mul_f64(1.6), "{path}: {median:?}");
+            assert!(median < round_trip.mul_f64(1.75), "{path}: {median:?}");
             assert!(slowest < round_trip.mul_f64(2.5), "{path}: {slowest:?}");
             let arrived = echo.round_trips.len() as f64 / (echo.sent - sent) as f64;
             assert!(arrived > 0.98, "{path}: {arrived}");
