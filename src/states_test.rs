@@ -145,6 +145,8 @@ fn tunnel_states() -> BTreeMap<&'static str, StateBounds> {
             state(&[config::ConnectTimeout::DEFAULT], &[]),
         ),
         ("stream that the peer does not read", state(&[], &[])),
+        ("flow of datagrams", state(&[], &[])),
+        ("datagram that waits", state(&[], &[mux::WAITING_MAX])),
         (
             "connection that waits for a tunnel",
             state(&[config::HoldTimeout::DEFAULT], &[]),

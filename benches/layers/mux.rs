@@ -95,6 +95,8 @@ impl MuxPair {
             stream_window: STREAM_WINDOW,
             tunnel_window: TUNNEL_WINDOW,
             streams_max: 100,
+            flows_max: 0,
+            max_delay: Duration::from_millis(200),
         };
         let grant = PeerGrant {
             stream_window: STREAM_WINDOW.initial,

@@ -1,10 +1,10 @@
 //! Feeds arbitrary sequences of tunnel messages to a server that has an open stream and reads.
 //!
-//! The server continues or ends the tunnel, and never buffers more than its window. An empty message
-//! represents a new attachment.
+//! The server continues or ends the tunnel, never buffers more than its window, and echoes datagrams.
+//! An empty message represents a new attachment.
 #![no_main]
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
@@ -24,6 +24,8 @@ const PARAMETERS: Parameters = Parameters {
         max: 131_072,
     },
     streams_max: 8,
+    flows_max: 8,
+    max_delay: Duration::from_millis(200),
 };
 
 fuzz_target!(|messages: Vec<Vec<u8>>| {
@@ -61,13 +63,27 @@ fuzz_target!(|messages: Vec<Vec<u8>>| {
         }
         assert!(mux.held_bytes() <= PARAMETERS.tunnel_window.max);
         while let Some(event) = mux.poll_event() {
-            if let MuxEvent::Opened { stream, details } = event {
-                let _ = BenchRequest::read(&details);
-                let _ = Origin::read(&details);
-                let _ = mux.read(stream);
-                mux.consume(now, stream, 100);
+            match event {
+                MuxEvent::Opened { stream, details } => {
+                    let _ = BenchRequest::read(&details);
+                    let _ = Origin::read(&details);
+                    let _ = mux.read(stream);
+                    mux.consume(now, stream, 100);
+                }
+                MuxEvent::FlowOpened { flow, details } => {
+                    let _ = mux.send_datagram(now, flow, details);
+                    while let Ok(Some(_)) = mux.read_datagram(flow) {}
+                }
+                MuxEvent::FlowReadable(flow) => {
+                    while let Ok(Some(datagram)) = mux.read_datagram(flow) {
+                        let _ = mux.send_datagram(now, flow, datagram);
+                    }
+                }
+                MuxEvent::FlowEnded { flow, code } => mux.end_flow(flow, code),
+                _ => {}
             }
         }
+        assert!(mux.flows() <= PARAMETERS.flows_max);
         let mut out = BytesMut::new();
         for lane in [LaneId::FIRST, SECOND] {
             while mux.poll_transmit(now, lane, &mut out, 8192) {

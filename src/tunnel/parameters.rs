@@ -19,6 +19,12 @@ use report_proto::{
 /// Maximum number of streams that a client may have open in one tunnel. A host has fewer ports.
 const STREAMS_MAX: usize = 65_536;
 
+/// Maximum number of datagram flows that a client may have open in one tunnel (PROTOCOL 12.1).
+const FLOWS_MAX: usize = 1024;
+
+/// How long a datagram may wait before it is dropped (PROTOCOL 12).
+const MAX_DELAY: Duration = Duration::from_millis(200);
+
 /// Running zstd contexts that one end grants its peer per tunnel, about 0.6 MiB each (PROTOCOL
 /// 11.5).
 pub(super) const ZSTD_CONTEXTS: usize = 8;
@@ -137,15 +143,17 @@ pub struct ProcessShared {
 impl PortParameters {
     /// Returns the parameters of the multiplexer at this end.
     pub(super) fn mux(&self, side: TunnelSide) -> mux::Parameters {
-        let streams_max = match side {
-            // A client accepts no streams: it has no service to serve them.
-            TunnelSide::Client => 0,
-            TunnelSide::Server => STREAMS_MAX,
+        let (streams_max, flows_max) = match side {
+            // A client accepts no streams and no flows: it has no service to serve them.
+            TunnelSide::Client => (0, 0),
+            TunnelSide::Server => (STREAMS_MAX, FLOWS_MAX),
         };
         mux::Parameters {
             stream_window: self.stream_window,
             tunnel_window: self.tunnel_window,
             streams_max,
+            flows_max,
+            max_delay: MAX_DELAY,
         }
     }
 }

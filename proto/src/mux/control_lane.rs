@@ -98,10 +98,14 @@ impl Mux {
     /// Notices that frames wait for a control lane that has just become one. Its socket may be
     /// full, so that not even a PING leaves.
     pub(super) fn watch_waiting(&mut self, now: Instant) {
-        let is_waiting = self.lanes.control().is_some()
-            && !self.close_state.is_over()
-            && !self.resume_state.is_list_due()
-            && (self.has_small_frames() || self.has_data(LaneLoad::Control));
+        let control = self.lanes.control();
+        let is_waiting = control.is_some_and(|lane| {
+            !self.close_state.is_over()
+                && !self.resume_state.is_list_due()
+                && (self.has_small_frames()
+                    || self.has_datagrams_for(lane)
+                    || self.has_data(LaneLoad::Control))
+        });
         self.control_watch.set_waiting(now, is_waiting);
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{LaneId, ResetCode, StreamId};
+use super::{FlowId, LaneId, ResetCode, StreamId};
 
 /// An event for the application.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,24 @@ pub enum MuxEvent {
     /// The server asks for another number of lanes, which [`Mux::requested_lanes`](super::Mux::requested_lanes)
     /// returns.
     LanesRequested,
+    /// The client opened a flow of datagrams.
+    FlowOpened {
+        /// The number of the flow.
+        flow: FlowId,
+        /// The client's description of the flow: JSON or empty.
+        details: Bytes,
+    },
+    /// [`Mux::read_datagram`](super::Mux::read_datagram) has a datagram. Reported once after it
+    /// returned none.
+    FlowReadable(FlowId),
+    /// The peer ended a flow. The application calls [`Mux::end_flow`](super::Mux::end_flow) when it
+    /// has read what arrived before.
+    FlowEnded {
+        /// The number of the flow.
+        flow: FlowId,
+        /// The reason of the peer.
+        code: ResetCode,
+    },
     /// The peer ended the tunnel.
     Closed(ResetCode),
 }

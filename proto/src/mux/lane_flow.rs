@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::LaneId;
+use super::{LaneId, datagrams::LaneWindow};
 
 /// The bytes on a lane that the receiver reports at once (PROTOCOL 12, `LANE_REPORT`).
 const LANE_REPORT: u64 = 16 * 1024;
@@ -65,6 +65,8 @@ struct LaneFlow {
     /// Received on the lane, and reported to the peer.
     received: u64,
     reported: u64,
+    /// The datagrams on the lane, which count separately.
+    datagrams: LaneWindow,
 }
 
 impl LaneFlow {
@@ -80,6 +82,7 @@ impl LaneFlow {
             is_used_up: false,
             received: 0,
             reported: 0,
+            datagrams: LaneWindow::default(),
         }
     }
 
@@ -253,9 +256,32 @@ impl LaneFlows {
         Some((flow.lane, flow.received))
     }
 
+    /// Returns the datagrams on a lane.
+    pub(super) fn datagrams(&self, lane: LaneId) -> Option<&LaneWindow> {
+        let flow = self.flows.iter().find(|flow| flow.lane == lane)?;
+        Some(&flow.datagrams)
+    }
+
+    /// Returns the datagrams on a lane, to change them.
+    pub(super) fn datagrams_mut(&mut self, lane: LaneId) -> Option<&mut LaneWindow> {
+        self.find(lane).map(|flow| &mut flow.datagrams)
+    }
+
+    /// Returns whether a report about datagrams should not wait for another message.
+    pub(super) fn is_datagram_report_due(&self) -> bool {
+        self.flows.iter().any(|flow| flow.datagrams.is_report_due())
+    }
+
+    /// Returns the next report about datagrams: the lane, and the bytes that have arrived on it.
+    pub(super) fn next_datagram_report(&mut self, now: Instant) -> Option<(LaneId, u64)> {
+        let mut flows = self.flows.iter_mut();
+        flows.find_map(|flow| Some((flow.lane, flow.datagrams.take_report(now)?)))
+    }
+
     /// Reports everything again, because reports may have been lost with a lane.
     pub(super) fn report_again(&mut self) {
         for flow in &mut self.flows {
+            flow.datagrams.report_again();
             flow.reported = 0;
         }
     }

@@ -80,7 +80,7 @@ impl Mux {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use bytes::{Bytes, BytesMut};
 
@@ -97,6 +97,8 @@ mod tests {
             stream_window: WINDOW,
             tunnel_window: WINDOW,
             streams_max: 8,
+            flows_max: 0,
+            max_delay: Duration::from_millis(200),
         };
         let grant = PeerGrant {
             stream_window: WINDOW.initial,

@@ -295,6 +295,7 @@ impl Mux {
         self.rtt.reset();
         self.window.send_limit_again();
         self.lane_request.send_again();
+        self.datagrams.report_ends_again();
         // The acknowledgements may have been lost with the lanes.
         for id in self.repeat_streams(lanes, u64::MAX, |_| true) {
             self.ack_immediately(id);

@@ -24,6 +24,9 @@
 //! ended, the next one resumes the tunnel with a list of what has arrived ([`Mux::write_resume`],
 //! [`Mux::resume`]). While there is no lane, the caller does not poll for messages; everything else
 //! continues.
+//!
+//! # Datagrams
+//! Datagrams travel in flows, beside the streams. They have no credit and are never sent again.
 
 mod ack_queue;
 mod bandwidth;
@@ -32,6 +35,7 @@ mod byte_queue;
 mod control_lane;
 mod control_watch;
 mod credit;
+mod datagrams;
 mod error;
 mod event;
 mod flight;
@@ -63,7 +67,7 @@ mod window;
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use self::{
@@ -71,6 +75,7 @@ use self::{
     budget::BudgetAccount,
     control_watch::ControlWatch,
     credit::CreditPool,
+    datagrams::Datagrams,
     frame::TunnelFrame,
     gaps::Gaps,
     lane_flow::LaneFlows,
@@ -85,9 +90,10 @@ use self::{
 };
 pub use self::{
     budget::MemoryBudget,
+    datagrams::{DATAGRAM_MAX, DatagramCounts, FlowError, WAITING_MAX},
     error::{MuxError, ResetCode, StreamError},
     event::{MuxEvent, StreamRead},
-    frame::{MOVE, MOVED, StreamId},
+    frame::{FlowId, MOVE, MOVED, StreamId},
     gaps::{GAP_TIMEOUT, PIECES_MAX},
     lanes::LaneId,
     send_totals::WRITE_MAX,
@@ -122,6 +128,11 @@ pub struct Parameters {
     /// The number of streams that the peer may have open at a time. A further stream is reset with
     /// [`ResetCode::Limit`].
     pub streams_max: usize,
+    /// The number of flows of datagrams that the client may have open at a time. A further flow is
+    /// ended with [`ResetCode::Limit`]. A client, to which no flow is opened, needs none.
+    pub flows_max: usize,
+    /// How long a datagram may wait, here and between the ends, before it is dropped.
+    pub max_delay: Duration,
 }
 
 /// The credit that the peer granted in its handshake.
@@ -151,6 +162,7 @@ pub struct Mux {
     lane_request: LaneRequest,
     /// Lost lanes that the present message has reported.
     reported_lost: Vec<LaneId>,
+    datagrams: Datagrams,
     gaps: Gaps,
     grant: PeerGrant,
     /// The sum of all first transmissions in bytes, and the peer's limit for it.
@@ -210,6 +222,7 @@ impl Mux {
             control_watch: ControlWatch::default(),
             lane_request: LaneRequest::default(),
             reported_lost: Vec::new(),
+            datagrams: Datagrams::new(now),
             gaps: Gaps::default(),
             grant,
             tunnel_sent: 0,
@@ -255,6 +268,7 @@ impl Mux {
             .into_iter()
             .chain(self.gaps.deadline().filter(|_| !self.lanes.is_empty()))
             .chain(self.stall_deadline())
+            .chain(self.datagrams.deadline())
             .min()
     }
 
@@ -273,6 +287,7 @@ impl Mux {
             }
         }
         self.handle_stalls(now);
+        self.datagrams.expire(now, self.parameters.max_delay);
         if !self.lanes.is_empty() && self.gaps.deadline().is_some_and(|until| until <= now) {
             return Err(MuxError::Protocol("a gap in a stream was not filled"));
         }
@@ -289,7 +304,8 @@ impl Mux {
     /// Returns the number of bytes that applications have written and that are still to be sent.
     #[must_use]
     pub fn unsent_bytes(&self) -> u64 {
-        self.send_totals.unsent
+        let datagrams = self.datagrams.unsent_bytes();
+        self.send_totals.unsent.saturating_add(datagrams)
     }
 
     /// Returns the number of bytes that are to be sent again.
@@ -381,14 +397,16 @@ impl Mux {
             .stream_window
             .initial
             .saturating_mul(self.streams.len() as u64);
-        // The charge covers the floor of every stream, the loans beyond it, and all retained data.
+        // The floor of every stream, the loans beyond it, and all retained and waiting data.
         let room = self.account.charge(
             floors
                 .saturating_add(self.credit.lent())
-                .saturating_add(self.send_totals.retained),
+                .saturating_add(self.send_totals.retained)
+                .saturating_add(self.datagrams.held_bytes()),
         );
         self.credit.limit_to(room);
         self.send_totals.limit_to(room);
+        self.datagrams.limit_to(room);
         self.check_invariants();
     }
 

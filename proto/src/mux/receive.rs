@@ -120,12 +120,17 @@ impl Mux {
                 received,
                 limit,
             } => self.handle_window(stream, received, limit),
-            frame => self.handle_tunnel_frame(now, frame),
+            frame => self.handle_tunnel_frame(now, lane, frame),
         }
     }
 
     /// Processes a frame that concerns the tunnel and no stream.
-    fn handle_tunnel_frame(&mut self, now: Instant, frame: TunnelFrame) -> Result<(), MuxError> {
+    fn handle_tunnel_frame(
+        &mut self,
+        now: Instant,
+        lane: LaneId,
+        frame: TunnelFrame,
+    ) -> Result<(), MuxError> {
         match frame {
             TunnelFrame::TunnelWindow { limit } => self.handle_tunnel_window(limit),
             TunnelFrame::Ping { token } => self.pending_pong = Some(token),
@@ -147,6 +152,13 @@ impl Mux {
             TunnelFrame::Received { lane, bytes } => {
                 let min_rtt = self.window.bandwidth().min_rtt();
                 self.lane_flows.on_report(now, lane, bytes, min_rtt);
+            }
+            TunnelFrame::Datagram { .. }
+            | TunnelFrame::OpenFlow { .. }
+            | TunnelFrame::Flow { .. }
+            | TunnelFrame::EndFlow { .. }
+            | TunnelFrame::DatagramsReceived { .. } => {
+                return self.handle_flow_frame(now, lane, frame);
             }
             TunnelFrame::Open { .. }
             | TunnelFrame::Data { .. }

@@ -63,6 +63,7 @@ impl Mux {
         self.close_state.sent_on.clear();
         self.resume_state.take_over(lane);
         self.lane_request.send_again();
+        self.datagrams.report_ends_again();
         self.requeue_acks(now);
         self.restart_gaps(now);
         self.update_budget();

@@ -17,6 +17,10 @@ const PING_INTERVAL_MIN: Duration = Duration::from_millis(50);
 /// While at most this many bytes moved in either direction, the answer to a PING did not queue.
 const QUIET_BYTES: u64 = 16 * 1024;
 
+/// While fewer bytes of datagrams moved in both directions, they caused no queue either. The smallest
+/// window of datagrams is below it.
+const QUIET_DATAGRAM_BYTES: u64 = 32 * 1024;
+
 /// The credit that a sender may leave unused, in bytes: [`INTERACTIVE_RESERVE`], and what would
 /// only make small messages.
 const UNUSED_CREDIT_MAX: u64 = INTERACTIVE_RESERVE + 1024;
@@ -59,6 +63,8 @@ pub(super) struct FlowProgress {
     pub limit: u64,
     /// The number of sent bytes.
     pub sent: u64,
+    /// The number of bytes of datagrams, sent and received.
+    pub datagrams: u64,
 }
 
 impl RttProber {
@@ -172,9 +178,11 @@ impl RttProber {
         let credit_exhausted = progress.received.saturating_add(UNUSED_CREDIT_MAX) >= before.limit;
         let bytes_sent = progress.sent.saturating_sub(before.sent);
         let bytes_received = progress.received.saturating_sub(before.received);
+        let datagrams = progress.datagrams.saturating_sub(before.datagrams);
+        let beside_datagrams = datagrams >= QUIET_DATAGRAM_BYTES;
         let (bidirectional, quiet) = (
             bytes_sent > bytes_received / 4,
-            bytes_sent.max(bytes_received) < QUIET_BYTES,
+            bytes_sent.max(bytes_received) < QUIET_BYTES && !beside_datagrams,
         );
         Some(RttSample {
             sent,
@@ -182,6 +190,7 @@ impl RttProber {
             credit_exhausted,
             bidirectional,
             quiet,
+            beside_datagrams,
         })
     }
 }
@@ -196,6 +205,7 @@ mod tests {
         received: 0,
         limit: 0,
         sent: 0,
+        datagrams: 0,
     };
 
     #[test]

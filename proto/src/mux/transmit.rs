@@ -27,7 +27,7 @@ impl Mux {
         if self.resume_state.is_list_due() {
             return self.resume_state.lane == Some(lane);
         }
-        load.has_control() && self.has_small_frames()
+        load.has_control() && (self.has_small_frames() || self.has_datagrams_for(lane))
             || self.has_data_for(SendingLane { id: lane, load })
     }
 
@@ -43,11 +43,11 @@ impl Mux {
             || self.window.is_update_due();
         let of_lanes = !self.lanes.is_single()
             && (self.lane_flows.is_report_due() || self.control_watch.is_probe_due());
-        opens_or_ends || small || of_lanes
+        opens_or_ends || small || of_lanes || self.has_flow_frames()
     }
 
-    /// Appends the next message for `lane` to `out`, at most `room` bytes long (use at least 8
-    /// KiB). Returns whether there was a message.
+    /// Appends the next message for `lane` to `out`, at most `room` bytes long. Use at least 8 KiB,
+    /// and 64 KiB if datagrams of any length are sent. Returns whether there was a message.
     pub fn poll_transmit(
         &mut self,
         now: Instant,
@@ -76,21 +76,27 @@ impl Mux {
 
     /// Appends everything except the frames that begin or end an attachment.
     fn transmit_frames(&mut self, now: Instant, lane: SendingLane, out: &mut BytesMut, end: usize) {
-        let start = out.len();
-        if lane.load.has_control() {
-            self.transmit_pings(now, lane, out, end);
-        }
-        let content = out.len();
-        if lane.load.has_control() {
-            self.transmit_control(now, lane.id, out, end);
-        }
-        self.transmit_streams(lane, out, end);
         if !lane.load.has_control() {
             // An acknowledgement would wait behind the bulk data of its lane.
+            self.transmit_streams(lane, out, end);
             return;
         }
-        if out.len() > start || self.lane_flows.is_report_due() {
-            self.transmit_reports(out, end);
+        let start = out.len();
+        let has_first = self.transmit_postponed(now, lane, out, end);
+        self.transmit_pings(now, lane, out, end);
+        let content = out.len();
+        self.transmit_control(now, lane.id, out, end);
+        if self.is_turn_of_streams(lane.load) {
+            self.transmit_streams(lane, out, end);
+            self.transmit_datagrams(now, lane.id, out, end);
+        } else {
+            self.transmit_datagrams(now, lane.id, out, end);
+            self.transmit_streams(lane, out, end);
+        }
+        let has_reports =
+            self.lane_flows.is_report_due() || self.lane_flows.is_datagram_report_due();
+        if out.len() > start || has_reports {
+            self.transmit_reports(now, out, end);
         }
         if out.len() > start {
             self.piggyback_acks(out, end);
@@ -99,7 +105,7 @@ impl Mux {
             if out.len() > start {
                 self.control_watch.on_message();
             }
-            if out.len() > content {
+            if has_first || out.len() > content {
                 self.control_watch.on_content();
             }
             if out.len() > start || self.control_watch.is_probe_due() {
@@ -113,6 +119,7 @@ impl Mux {
         // An end that grants credit needs the round trip as much as an end that sends.
         let is_active = !self.ack_queue.due.is_empty()
             || self.window.is_update_due()
+            || self.datagrams.has_datagrams()
             || self.has_data(lane.load);
         if has_room(out, end)
             && is_active
@@ -150,19 +157,21 @@ impl Mux {
         }
         self.transmit_credit(now, out, end);
         if self.resume_state.is_flowing() {
+            self.transmit_flow_frames(out, end);
             self.transmit_opens(lane, out, end);
             self.transmit_ends(lane, out, end);
         }
     }
 
     /// Appends what has arrived on each of several lanes.
-    fn transmit_reports(&mut self, out: &mut BytesMut, end: usize) {
+    fn transmit_reports(&mut self, now: Instant, out: &mut BytesMut, end: usize) {
         while !self.lanes.is_single()
             && has_room(out, end)
             && let Some((lane, bytes)) = self.lane_flows.next_report()
         {
             put_frame(out, end, &TunnelFrame::Received { lane, bytes });
         }
+        self.transmit_datagram_reports(now, out, end);
     }
 
     /// Adds delayed acknowledgements to a message that is sent anyway. Each would otherwise need a
@@ -194,6 +203,7 @@ impl Mux {
             received: self.window.received(),
             limit: self.window.limit(),
             sent: self.tunnel_sent,
+            datagrams: self.datagrams.moved(),
         }
     }
 

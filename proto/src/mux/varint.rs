@@ -19,6 +19,16 @@ pub(super) fn encode(out: &mut impl BufMut, value: u64) {
     }
 }
 
+/// Returns the number of bytes that [`encode`] appends.
+pub(super) fn length(value: u64) -> usize {
+    match value {
+        0..0x40 => 1,
+        0x40..0x4000 => 2,
+        0x4000..0x4000_0000 => 4,
+        _ => MAX_BYTES,
+    }
+}
+
 /// Takes a value from the front of `input`. Returns `None` and leaves `input` unchanged if the
 /// input is truncated.
 pub(super) fn decode(input: &mut &[u8]) -> Option<u64> {
@@ -67,6 +77,7 @@ mod tests {
             let mut out = Vec::new();
             encode(&mut out, value);
             prop_assert!(out.len() <= MAX_BYTES);
+            prop_assert_eq!(out.len(), length(value));
             let mut input = &out[..];
             prop_assert_eq!(decode(&mut input), Some(value));
             prop_assert!(input.is_empty());

@@ -261,6 +261,11 @@ impl TunnelWindow {
         &mut self.bandwidth
     }
 
+    /// Returns the recent minimum round trip of the path.
+    pub(super) fn min_rtt(&self) -> Duration {
+        self.bandwidth.min_rtt()
+    }
+
     /// Returns the growth rule for the windows of streams, which `max` bounds. The tunnel's window
     /// must limit before they do, even after it has doubled.
     pub(super) fn growth(&self, max: u64) -> Growth {

@@ -299,6 +299,14 @@ impl TunnelCore {
                     resent_bytes: again_bytes,
                 }),
                 MuxEvent::LaneLost(lane) => lost.push(lane),
+                // This end has no service for datagrams.
+                MuxEvent::FlowOpened { flow, .. } => {
+                    self.mux.end_flow(flow, ResetCode::Refused);
+                }
+                MuxEvent::FlowEnded { flow, .. } => {
+                    self.mux.end_flow(flow, ResetCode::Cancelled);
+                }
+                MuxEvent::FlowReadable(_) => {}
                 MuxEvent::LanesRequested => effects.events.push(TunnelEvent::LanesRequested),
                 MuxEvent::Closed(code) => ended = Some(code),
             }

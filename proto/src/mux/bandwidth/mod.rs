@@ -125,6 +125,8 @@ pub(super) struct RttSample {
     pub bidirectional: bool,
     /// Whether the tunnel moved too little data in either direction to cause a queue.
     pub quiet: bool,
+    /// Whether the tunnel moved enough datagrams to cause a queue, whatever the window is.
+    pub beside_datagrams: bool,
 }
 
 /// The estimator of the window that a path needs.

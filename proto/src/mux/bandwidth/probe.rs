@@ -150,9 +150,11 @@ impl BandwidthEstimator {
         }
         match self.phase {
             WindowPhase::Cruise { .. } if self.is_probe_due(now, min_rtt) => self.begin_probe(now),
-            // The path was never full, so this sample is its length.
+            // Streams never filled the path, so this sample is its length, except for a queue of
+            // datagrams.
             WindowPhase::Startup { .. }
-                if now.saturating_duration_since(min_rtt.seen) > PROBE_AFTER =>
+                if now.saturating_duration_since(min_rtt.seen) > PROBE_AFTER
+                    && !sample.beside_datagrams =>
             {
                 self.min_rtt = None
             }

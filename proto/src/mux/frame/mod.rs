@@ -17,6 +17,11 @@ use super::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId(pub u64);
 
+/// The number of a flow of datagrams in its tunnel. Only the client opens flows, and counts up from
+/// zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FlowId(pub u64);
+
 /// One frame of a tunnel message. Offsets, limits and windows are in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum TunnelFrame {
@@ -66,6 +71,21 @@ pub(super) enum TunnelFrame {
     Received { lane: LaneId, bytes: u64 },
     /// Asks the client for this number of lanes. The largest `number` is the latest request.
     Lanes { number: u64, lanes: u64 },
+    /// Carries a datagram of a flow. `sent` is the time at which its sender got it, in milliseconds
+    /// of the sender's clock.
+    Datagram {
+        flow: FlowId,
+        sent: u64,
+        bytes: Bytes,
+    },
+    /// Opens a flow.
+    OpenFlow { flow: FlowId, details: Bytes },
+    /// Tells the client that the server knows a flow.
+    Flow { flow: FlowId },
+    /// Ends a flow.
+    EndFlow { flow: FlowId, code: ResetCode },
+    /// Reports the bytes of datagrams that have arrived on a lane.
+    DatagramsReceived { lane: LaneId, bytes: u64 },
 }
 
 const OPEN: u8 = 0x01;
@@ -77,12 +97,17 @@ const TUNNEL_WINDOW: u8 = 0x06;
 const PING: u8 = 0x07;
 const PONG: u8 = 0x08;
 const RESUME: u8 = 0x09;
+const DATAGRAM: u8 = 0x0a;
 const RESUMED: u8 = 0x0b;
 const END: u8 = 0x0c;
 
 const LOST: u8 = 0x0f;
 const RECEIVED: u8 = 0x10;
 const LANES: u8 = 0x11;
+const OPEN_FLOW: u8 = 0x12;
+const FLOW: u8 = 0x13;
+const END_FLOW: u8 = 0x14;
+const DATAGRAMS_RECEIVED: u8 = 0x15;
 
 /// The type of MOVED, a message without other frames: the last one that its sender sends on this
 /// attachment (PROTOCOL 10.6). It never reaches a mux.
@@ -144,6 +169,29 @@ impl TunnelFrame {
             TunnelFrame::Lost { lane } => numbers(out, LOST, &[lane.0]),
             TunnelFrame::Received { lane, bytes } => numbers(out, RECEIVED, &[lane.0, *bytes]),
             TunnelFrame::Lanes { number, lanes } => numbers(out, LANES, &[*number, *lanes]),
+            frame => frame.encode_flow_frame(out),
+        }
+    }
+
+    /// Appends a frame about flows of datagrams. Other frames append nothing.
+    fn encode_flow_frame(&self, out: &mut BytesMut) {
+        match self {
+            TunnelFrame::Datagram { flow, sent, bytes } => {
+                datagram_header(out, *flow, *sent, bytes.len());
+                out.put_slice(bytes);
+            }
+            TunnelFrame::OpenFlow { flow, details } => {
+                numbers(out, OPEN_FLOW, &[flow.0, details.len() as u64]);
+                out.put_slice(details);
+            }
+            TunnelFrame::Flow { flow } => numbers(out, FLOW, &[flow.0]),
+            TunnelFrame::EndFlow { flow, code } => {
+                numbers(out, END_FLOW, &[flow.0, code.wire_code()]);
+            }
+            TunnelFrame::DatagramsReceived { lane, bytes } => {
+                numbers(out, DATAGRAMS_RECEIVED, &[lane.0, *bytes]);
+            }
+            _ => {}
         }
     }
 
@@ -179,6 +227,9 @@ impl TunnelFrame {
             LANES => {
                 number(message, 2).map(|[number, lanes, _]| TunnelFrame::Lanes { number, lanes })
             }
+            DATAGRAM | OPEN_FLOW | FLOW | END_FLOW | DATAGRAMS_RECEIVED => {
+                decode_flow_frame(frame_type, message)
+            }
             MOVED | MOVE => {
                 return Err(MuxError::Protocol(
                     "MOVED or MOVE beside other frames of a message",
@@ -193,6 +244,20 @@ impl TunnelFrame {
 /// Appends the header of a DATA frame, which its bytes follow.
 pub(super) fn data_header(out: &mut BytesMut, stream: StreamId, offset: u64, length: usize) {
     numbers(out, DATA, &[stream.0, offset, length as u64]);
+}
+
+/// Appends the header of a DATAGRAM frame, which its bytes follow.
+pub(super) fn datagram_header(out: &mut BytesMut, flow: FlowId, sent: u64, length: usize) {
+    numbers(out, DATAGRAM, &[flow.0, sent, length as u64]);
+}
+
+/// Returns the bytes of the header that [`datagram_header`] appends.
+pub(super) fn datagram_header_length(flow: FlowId, sent: u64, length: usize) -> usize {
+    [flow.0, sent, length as u64]
+        .into_iter()
+        .fold(1, |total, value| {
+            total.saturating_add(varint::length(value))
+        })
 }
 
 fn numbers(out: &mut BytesMut, frame_type: u8, values: &[u64]) {
@@ -234,6 +299,38 @@ fn decode_stream_frame(frame_type: u8, message: &mut Bytes) -> Option<TunnelFram
             received,
             limit,
         }),
+        _ => None,
+    }
+}
+
+/// Takes the fields of a frame about flows of datagrams. Returns `None` if a field is truncated or
+/// the type is another one.
+fn decode_flow_frame(frame_type: u8, message: &mut Bytes) -> Option<TunnelFrame> {
+    match frame_type {
+        DATAGRAM => number(message, 3).and_then(|[flow, sent, length]| {
+            take_bytes(message, length).map(|bytes| TunnelFrame::Datagram {
+                flow: FlowId(flow),
+                sent,
+                bytes,
+            })
+        }),
+        OPEN_FLOW => number(message, 2).and_then(|[flow, length, _]| {
+            take_bytes(message, length).map(|details| TunnelFrame::OpenFlow {
+                flow: FlowId(flow),
+                details,
+            })
+        }),
+        FLOW => number(message, 1).map(|[flow, ..]| TunnelFrame::Flow { flow: FlowId(flow) }),
+        END_FLOW => number(message, 2).map(|[flow, code, _]| TunnelFrame::EndFlow {
+            flow: FlowId(flow),
+            code: ResetCode::from_wire(code),
+        }),
+        DATAGRAMS_RECEIVED => {
+            number(message, 2).map(|[lane, bytes, _]| TunnelFrame::DatagramsReceived {
+                lane: LaneId(lane),
+                bytes,
+            })
+        }
         _ => None,
     }
 }

@@ -6,7 +6,7 @@ use super::*;
 
 fn any_frame() -> impl Strategy<Value = TunnelFrame> {
     // The weights are the numbers of frame types.
-    prop_oneof![5 => any_stream_frame(), 8 => any_tunnel_frame()]
+    prop_oneof![5 => any_stream_frame(), 8 => any_tunnel_frame(), 5 => any_flow_frame()]
 }
 
 /// Returns any frame about one stream.
@@ -46,6 +46,27 @@ fn any_stream_frame() -> impl Strategy<Value = TunnelFrame> {
                 received,
                 limit,
             }
+        }),
+    ]
+}
+
+/// Returns any frame about flows of datagrams.
+fn any_flow_frame() -> impl Strategy<Value = TunnelFrame> {
+    let flow = (0..=varint::MAX).prop_map(FlowId);
+    let value = 0..=varint::MAX;
+    let bytes = proptest::collection::vec(any::<u8>(), 0..100).prop_map(Bytes::from);
+    prop_oneof![
+        (flow.clone(), value.clone(), bytes.clone())
+            .prop_map(|(flow, sent, bytes)| TunnelFrame::Datagram { flow, sent, bytes }),
+        (flow.clone(), bytes).prop_map(|(flow, details)| TunnelFrame::OpenFlow { flow, details }),
+        flow.clone().prop_map(|flow| TunnelFrame::Flow { flow }),
+        (flow, 0..10_u64).prop_map(|(flow, code)| TunnelFrame::EndFlow {
+            flow,
+            code: ResetCode::from_wire(code),
+        }),
+        (value.clone(), value).prop_map(|(lane, bytes)| TunnelFrame::DatagramsReceived {
+            lane: LaneId(lane),
+            bytes,
         }),
     ]
 }
@@ -105,7 +126,12 @@ struct FrameVector {
 
 /// Returns the frames of the vectors, in their order.
 fn vector_frames() -> Vec<TunnelFrame> {
-    [stream_vector_frames(), tunnel_vector_frames()].concat()
+    [
+        stream_vector_frames(),
+        tunnel_vector_frames(),
+        flow_vector_frames(),
+    ]
+    .concat()
 }
 
 /// Returns the first frames of the vectors, which are about one stream.
@@ -146,7 +172,7 @@ fn stream_vector_frames() -> Vec<TunnelFrame> {
     ]
 }
 
-/// Returns the other frames of the vectors, which are about the tunnel or one of its lanes.
+/// Returns the next frames of the vectors, which are about the tunnel or one of its lanes.
 fn tunnel_vector_frames() -> Vec<TunnelFrame> {
     let end = |code| TunnelFrame::End { code };
     vec![
@@ -173,6 +199,40 @@ fn tunnel_vector_frames() -> Vec<TunnelFrame> {
         TunnelFrame::Lanes {
             number: 16_384,
             lanes: 17,
+        },
+    ]
+}
+
+/// Returns the last frames of the vectors, which are about flows of datagrams.
+fn flow_vector_frames() -> Vec<TunnelFrame> {
+    let flow = FlowId(3);
+    vec![
+        TunnelFrame::Datagram {
+            flow,
+            sent: 15_293,
+            bytes: Bytes::from_static(b"hello"),
+        },
+        TunnelFrame::Datagram {
+            flow: FlowId(16_384),
+            sent: 0,
+            bytes: Bytes::new(),
+        },
+        TunnelFrame::OpenFlow {
+            flow,
+            details: Bytes::from_static(b"{}"),
+        },
+        TunnelFrame::Flow { flow },
+        TunnelFrame::EndFlow {
+            flow,
+            code: ResetCode::Limit,
+        },
+        TunnelFrame::EndFlow {
+            flow: FlowId(64),
+            code: ResetCode::Cancelled,
+        },
+        TunnelFrame::DatagramsReceived {
+            lane: LaneId(3),
+            bytes: 65_536,
         },
     ]
 }

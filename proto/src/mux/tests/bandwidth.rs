@@ -264,6 +264,7 @@ fn answer(sent: Instant, rtt: Duration) -> RttSample {
         credit_exhausted: true,
         bidirectional: false,
         quiet: false,
+        beside_datagrams: false,
     }
 }
 

@@ -358,6 +358,7 @@ fn bytes_that_a_reset_leaves_out_are_no_delivery() {
         credit_exhausted: false,
         bidirectional: false,
         quiet: false,
+        beside_datagrams: false,
     };
     bandwidth.on_rtt_sample(pair.now, sample);
     let (window, received) = (bandwidth.size(), pair.server.window.received());

@@ -4,6 +4,9 @@
 mod bandwidth;
 mod credit;
 mod credit_under_loss;
+mod datagram_bounds;
+mod datagram_delays;
+mod datagrams;
 mod lane_relief;
 mod lane_stalls;
 mod lanes;
@@ -22,6 +25,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::*;
 
+/// How long a datagram may wait.
+const MAX_DELAY: Duration = Duration::from_millis(200);
+
 const PARAMETERS: Parameters = Parameters {
     stream_window: WindowSize {
         initial: 64 * 1024,
@@ -32,6 +38,8 @@ const PARAMETERS: Parameters = Parameters {
         max: 1024 * 1024,
     },
     streams_max: 100,
+    flows_max: 100,
+    max_delay: MAX_DELAY,
 };
 
 /// The windows that the roles grant.
@@ -45,6 +53,8 @@ const WINDOWS: Parameters = Parameters {
         max: 32 << 20,
     },
     streams_max: 5000,
+    flows_max: 1024,
+    max_delay: MAX_DELAY,
 };
 
 /// The size of a message.

@@ -96,6 +96,8 @@ impl End {
             stream_window: window,
             tunnel_window: window,
             streams_max: 8,
+            flows_max: 8,
+            max_delay: Duration::from_millis(200),
         };
         let grant = PeerGrant {
             stream_window: WINDOW,

@@ -248,6 +248,11 @@ impl Simulation {
                 MuxEvent::LaneLost(lane) => self.on_lane_lost(side, lane),
                 MuxEvent::Resumed { .. } => peer.resumed += 1,
                 MuxEvent::LanesRequested => self.on_lanes_requested(side),
+                MuxEvent::FlowOpened { flow, details } => {
+                    self.on_flow_opened(side, flow, &details);
+                }
+                MuxEvent::FlowEnded { flow, .. } => self.on_flow_ended(side, flow),
+                MuxEvent::FlowReadable(_) => {}
                 MuxEvent::Closed(code) => panic!("no side ended the tunnel: {code}"),
             }
         }

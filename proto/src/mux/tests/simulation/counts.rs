@@ -22,6 +22,10 @@ pub(super) struct NetworkCounts {
     pub lane_requests: u64,
     /// The number of requests that arrived again, or after a later one.
     pub old_lane_requests: u64,
+    /// The number of datagrams that arrived.
+    pub datagrams: u64,
+    /// The number of flows that one side ended and the other learned of.
+    pub ended_flows: u64,
 }
 
 impl std::ops::AddAssign for NetworkCounts {
@@ -37,5 +41,7 @@ impl std::ops::AddAssign for NetworkCounts {
         self.parts += other.parts;
         self.lane_requests += other.lane_requests;
         self.old_lane_requests += other.old_lane_requests;
+        self.datagrams += other.datagrams;
+        self.ended_flows += other.ended_flows;
     }
 }

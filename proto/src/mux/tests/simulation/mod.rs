@@ -5,6 +5,7 @@
 
 mod application;
 mod counts;
+mod flows;
 mod in_flight;
 mod lane_requests;
 mod network;
@@ -18,7 +19,7 @@ use std::{
 use fastrand::Rng;
 
 use self::{
-    application::SimulatedPeer, counts::NetworkCounts, lane_requests::LaneRequests,
+    application::SimulatedPeer, counts::NetworkCounts, flows::Flows, lane_requests::LaneRequests,
     network::Network,
 };
 use crate::mux::{
@@ -32,6 +33,7 @@ struct Simulation {
     peers: [SimulatedPeer; 2],
     network: Network,
     lane_requests: LaneRequests,
+    flows: Flows,
     resets: HashSet<StreamId>,
     /// The maximum number of live streams.
     streams_max: usize,
@@ -92,6 +94,7 @@ impl Simulation {
             peers,
             network,
             lane_requests: LaneRequests::new(),
+            flows: Flows::new(seed),
             resets,
             streams_max,
             write_max,
@@ -115,6 +118,7 @@ impl Simulation {
             _ => self.advance_time(),
         }
         self.handle_events(side);
+        self.step_flows();
         self.check_invariants();
     }
 
@@ -142,6 +146,7 @@ impl Simulation {
     /// Checks the ledgers of both sides, separately and against each other.
     fn check_invariants(&self) {
         self.check_lane_requests();
+        self.check_flows();
         for side in 0..2 {
             let (mux, other) = (&self.peers[side].mux, &self.peers[1 - side].mux);
             mux.check_invariants();
@@ -260,6 +265,8 @@ fn random_peers(rng: &mut Rng, streams_max: usize, now: Instant) -> [SimulatedPe
         stream_window: window(4096),
         tunnel_window: window(16384),
         streams_max: permitted,
+        flows_max: flows::ACCEPTED_MAX,
+        max_delay: Duration::from_millis(100),
     });
     let grant = |of: &Parameters| PeerGrant {
         stream_window: of.stream_window.initial,
@@ -347,7 +354,9 @@ fn hundred_thousand_cuts_lose_no_byte_and_reset_no_stream() {
             && counts.refused > 1000
             && counts.parts > 2000
             && counts.lane_requests > 10_000
-            && counts.old_lane_requests > 1000,
+            && counts.old_lane_requests > 1000
+            && counts.datagrams > 10_000
+            && counts.ended_flows > 1000,
         "{counts:?}"
     );
 }

@@ -421,7 +421,9 @@ impl Simulation {
         let had = mux.has_transmit(LaneId(lane));
         if mux.poll_transmit(self.now, LaneId(lane), &mut out, room) {
             assert!(had && out.len() <= room);
-            self.send(side, lane, Item::Message(out.freeze()));
+            let message = out.freeze();
+            self.record_datagrams(side, lane, message.clone());
+            self.send(side, lane, Item::Message(message));
         }
     }
 }

@@ -1,0 +1,202 @@
+//! The send path of datagrams: which leave in a message, and on which lane.
+//!
+//! They leave on the lane with control, in front of the data of streams. When they alone have
+//! filled a message, streams go first in the next one, so that neither starves the other.
+
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, BytesMut};
+
+use super::{Datagrams, QUANTUM, cost, lane_window::WindowTimes};
+use crate::mux::{
+    LaneId, Mux, TunnelFrame, frame,
+    lanes::LaneLoad,
+    transmit::{has_room, put_frame},
+    transmit_data::SendingLane,
+};
+
+impl Mux {
+    /// Returns whether datagrams may leave on this lane now.
+    pub(in crate::mux) fn has_datagrams_for(&self, lane: LaneId) -> bool {
+        self.resume_state.is_flowing()
+            && self.datagrams.has_datagrams()
+            && self
+                .lane_flows
+                .datagrams(lane)
+                .is_some_and(|window| !window.is_full(self.window_times()))
+    }
+
+    /// Returns whether frames about flows wait that only a lane with control carries.
+    pub(in crate::mux) fn has_flow_frames(&self) -> bool {
+        let has_reports = self.lane_flows.is_datagram_report_due();
+        has_reports || self.resume_state.is_flowing() && self.datagrams.has_small_frames()
+    }
+
+    /// Begins a message on a lane with control. A datagram that had no room behind other frames goes
+    /// first. Returns whether there was one.
+    pub(in crate::mux) fn transmit_postponed(
+        &mut self,
+        now: Instant,
+        lane: SendingLane,
+        out: &mut BytesMut,
+        end: usize,
+    ) -> bool {
+        self.datagrams.messages = self.datagrams.messages.saturating_add(1);
+        self.datagrams.is_in_message = false;
+        self.datagrams.is_postponed
+            && !self.is_turn_of_streams(lane.load)
+            && self.transmit_datagram(now, lane.id, out, end)
+    }
+
+    /// Returns whether the data of streams goes before datagrams in this message.
+    pub(in crate::mux) fn is_turn_of_streams(&self, load: LaneLoad) -> bool {
+        self.datagrams.has_filled && self.has_data(load)
+    }
+
+    /// Appends datagrams until the message or the lane is full.
+    pub(in crate::mux) fn transmit_datagrams(
+        &mut self,
+        now: Instant,
+        lane: LaneId,
+        out: &mut BytesMut,
+        end: usize,
+    ) {
+        while self.transmit_datagram(now, lane, out, end) {}
+        self.datagrams.has_filled = self.datagrams.is_postponed && self.datagrams.is_in_message;
+    }
+
+    /// Appends the small frames about flows.
+    pub(in crate::mux) fn transmit_flow_frames(&mut self, out: &mut BytesMut, end: usize) {
+        while has_room(out, end)
+            && let Some((flow, code)) = self.datagrams.ended.next_report()
+        {
+            put_frame(out, end, &TunnelFrame::EndFlow { flow, code });
+        }
+        while has_room(out, end)
+            && let Some(id) = self.datagrams.answers.pop_front()
+        {
+            if let Some(flow) = self.datagrams.flows.get_mut(&id) {
+                flow.is_answer_due = false;
+                put_frame(out, end, &TunnelFrame::Flow { flow: id });
+            }
+        }
+    }
+
+    /// Appends what has arrived of datagrams on each lane.
+    pub(in crate::mux) fn transmit_datagram_reports(
+        &mut self,
+        now: Instant,
+        out: &mut BytesMut,
+        end: usize,
+    ) {
+        while has_room(out, end)
+            && let Some((lane, bytes)) = self.lane_flows.next_datagram_report(now)
+        {
+            put_frame(out, end, &TunnelFrame::DatagramsReceived { lane, bytes });
+        }
+    }
+
+    /// Appends the next datagram, if there is one that has room. Returns whether that is the case.
+    fn transmit_datagram(
+        &mut self,
+        now: Instant,
+        lane: LaneId,
+        out: &mut BytesMut,
+        end: usize,
+    ) -> bool {
+        let times = self.window_times();
+        let waiting = self.datagrams.unsent_bytes();
+        let window = self.lane_flows.datagrams(lane);
+        let Some(window) = window.filter(|_| self.has_datagrams_for(lane)) else {
+            self.datagrams.is_postponed = false;
+            return false;
+        };
+        let age_max = window.age_max(times, waiting);
+        let Some(cost) = self.datagrams.put_next(now, age_max, out, end) else {
+            return false;
+        };
+        if let Some(window) = self.lane_flows.datagrams_mut(lane) {
+            window.on_sent(cost, times);
+        }
+        true
+    }
+
+    fn window_times(&self) -> WindowTimes {
+        WindowTimes {
+            min_rtt: self.window.min_rtt(),
+            max_delay: self.parameters.max_delay,
+        }
+    }
+}
+
+impl Datagrams {
+    /// Appends the datagram whose turn it is, and OPEN_FLOW before it if the peer may not know its
+    /// flow. Drops those that have waited for `age_max`. Returns what the datagram counts on its
+    /// lane. `None`: there is none, or it has no room.
+    fn put_next(
+        &mut self,
+        now: Instant,
+        age_max: Duration,
+        out: &mut BytesMut,
+        end: usize,
+    ) -> Option<u64> {
+        self.is_postponed = false;
+        loop {
+            let id = self.round.next(QUANTUM)?.key;
+            let expired = self.sending.expire_of(id, now, age_max);
+            self.counts.expired = self.counts.expired.saturating_add(expired);
+            let (Some(datagram), Some(flow)) = (self.sending.front(id), self.flows.get_mut(&id))
+            else {
+                self.round.skip();
+                continue;
+            };
+            if let Some(details) = flow.announcement(self.messages).cloned() {
+                if !has_room(out, end.saturating_sub(details.len())) {
+                    self.is_postponed = true;
+                    return None;
+                }
+                TunnelFrame::OpenFlow { flow: id, details }.encode(out);
+                flow.announced_in = Some(self.messages);
+            }
+            let waited_since = datagram.since.saturating_duration_since(self.created);
+            let sent = u64::try_from(waited_since.as_millis()).unwrap_or(u64::MAX);
+            let length = datagram.bytes.len();
+            let header = frame::datagram_header_length(id, sent, length);
+            if end.saturating_sub(out.len()) < header.saturating_add(length) {
+                // An OPEN_FLOW before it counts for the next message too, which it begins.
+                if flow.announced_in == Some(self.messages) {
+                    flow.announced_in = self.messages.checked_add(1);
+                }
+                self.is_postponed = true;
+                return None;
+            }
+            frame::datagram_header(out, id, sent, length);
+            out.put_slice(&datagram.bytes);
+            self.sending.pop(id);
+            let has_more = self.sending.front(id).is_some();
+            self.round.sent(cost(length), has_more);
+            self.is_in_message = true;
+            self.counts.sent = self.counts.sent.saturating_add(1);
+            self.moved = self.moved.saturating_add(cost(length) as u64);
+            return Some(cost(length) as u64);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mux::{datagrams::DATAGRAM_MAX, frame::FRAME_MAX};
+
+    #[test]
+    fn largest_datagram_fills_one_message_with_any_header() {
+        const MESSAGE: usize = 65_536;
+        let largest = frame::FlowId(u64::MAX >> 2);
+        let header = frame::datagram_header_length(largest, u64::MAX >> 2, DATAGRAM_MAX);
+        assert!(header + DATAGRAM_MAX <= MESSAGE);
+        assert!(header <= FRAME_MAX);
+        let mut out = BytesMut::new();
+        frame::datagram_header(&mut out, largest, u64::MAX >> 2, DATAGRAM_MAX);
+        assert_eq!(out.len(), header);
+    }
+}
