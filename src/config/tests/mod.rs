@@ -5,10 +5,13 @@ mod addresses;
 mod examples;
 mod field_names;
 mod files;
+mod formats;
+mod includes;
 mod problems;
 mod secrets;
 mod stores;
 mod values;
+mod variables;
 
 use std::{ffi::OsString, path::Path};
 
