@@ -31,12 +31,13 @@ pub(super) fn check(file: &Path) -> anyhow::Result<ExitCode> {
     certificates(&loaded.config.role)?;
     let bind_warning = bind_address(&loaded.config.role)?;
     let name = file.display().to_string();
-    writeln!(
-        io::stdout(),
-        "{} is valid.\n{}",
-        escape_text(&name),
-        describe(&loaded.config).trim_end()
-    )?;
+    let mut output = io::stdout();
+    writeln!(output, "{} is valid.", escape_text(&name))?;
+    for included in loaded.files.iter().skip(1) {
+        let included = included.display().to_string();
+        writeln!(output, "includes: {}", escape_text(&included))?;
+    }
+    writeln!(output, "{}", describe(&loaded.config).trim_end())?;
     let warnings = warnings(&loaded).into_iter().chain(bind_warning);
     for warning in warnings.chain(congestion_control(&loaded.config.role)) {
         super::print_error(&format!("warning: {name}: {warning}"));

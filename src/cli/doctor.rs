@@ -164,15 +164,18 @@ fn load_configuration(
     }
 }
 
-/// Returns the diagnosis of a problem. It does not name the file, which is the step's subject.
+/// Returns the diagnosis of a problem. It does not name the file that was given, which is the step's
+/// subject.
 fn problem_diagnosis(problem: &ConfigProblem) -> Diagnosis {
     let ConfigProblem {
         position,
         field,
         fault,
     } = problem;
-    let position = position.map_or_else(String::new, |Position { line, column }| {
-        format!("{line}:{column}: ")
+    let position = position.as_ref().map_or_else(String::new, |position| {
+        let Position { file, line, column } = position;
+        let file = file.as_ref().map(|file| format!("{}:", file.display()));
+        format!("{}{line}:{column}: ", file.unwrap_or_default())
     });
     let field = Some(field.to_string()).filter(|field| !field.is_empty());
     let field = field.map_or_else(String::new, |field| format!("{field} "));

@@ -1,7 +1,8 @@
-//! Reads a file into the structs of its role, with all problems at once.
+//! Reads a file, with those that it includes, into the structs of its role, with all problems at
+//! once.
 //!
 //! serde stops at the first error. Each error is therefore recorded with its position, the value is
-//! removed from the tree of the file (a missing one gets a placeholder), and the struct is read
+//! removed from the tree of the files (a missing one gets a placeholder), and the struct is read
 //! again. The result is valid only without problems.
 
 use std::{fmt, path::Path};
@@ -14,49 +15,50 @@ use super::{
     error::{ConfigProblem, Fault, FieldPath, InvalidValue, PathSegment, Position, nearest},
     mode::{Mode, fields_of},
     node::{Node, NodeReader, NodeValue},
-    position::{byte_of, parser_message, position_at, position_of},
     read_error::{ReadError, describe},
     secret::SecretSources,
-    syntax_hint::hint,
+    source_files::{LoadedFiles, SourceFiles, read_files},
+    variables::{Expansions, FailedExpansion, Lookup, ValueMask},
     word::{self, Word},
 };
 
 /// The maximum number of problems that one error lists. Each takes a pass over the file.
-const PROBLEMS_MAX: usize = 100;
+pub(super) const PROBLEMS_MAX: usize = 100;
 
-/// A parsed JSON file with the problems found so far.
+/// The merged tree of the files with the problems found so far.
 pub(super) struct ConfigDocument<'a> {
-    text: &'a str,
+    files: &'a SourceFiles,
     root: Node,
     mode: Mode,
     sources: SecretSources<'a>,
+    expansions: Expansions,
+    /// The texts whose variables could not be replaced. The problems contain them already.
+    failed: Vec<FieldPath>,
     /// The problems with unknown fields. They come first, because each may explain a missing one.
     unknown: Vec<ConfigProblem>,
     problems: Vec<ConfigProblem>,
 }
 
-/// Parses and validates the text of a file.
+/// Parses and validates the text of the file at `path`.
 pub(super) fn read(
     text: &str,
-    sources: SecretSources<'_>,
+    path: &Path,
+    variable: Lookup<'_>,
 ) -> Result<LoadedConfig, Vec<ConfigProblem>> {
-    let root = parse(text)?;
-    let mode = mode(text, &root).map_err(|problem| vec![problem])?;
-    let mut document = ConfigDocument {
-        text,
+    let LoadedFiles {
+        files,
         root,
-        mode,
-        sources,
-        unknown: Vec::new(),
-        problems: Vec::new(),
+        warnings,
+    } = read_files(text, path, variable)?;
+    let sources = SecretSources {
+        folders: files.folders(),
+        variable,
     };
+    let mut document = ConfigDocument::new(&files, root, sources)?;
     document.check_field_names();
     let common = document.read::<CommonConfig>();
     let role = document.role();
-    let mut checks = RoleChecks {
-        document,
-        warnings: Vec::new(),
-    };
+    let mut checks = RoleChecks { document, warnings };
     let config = common.zip(role).map(|(common, mut role)| {
         match &mut role {
             RoleConfig::Master(master) => master.check(&mut checks),
@@ -76,66 +78,76 @@ pub(super) fn read(
         Some(config) if problems.is_empty() => Ok(LoadedConfig {
             config,
             warnings: checks.warnings,
+            files: files.paths(),
         }),
         _ => Err(problems),
     }
 }
 
-/// Parses the text as a JSON object.
-fn parse(text: &str) -> Result<Node, Vec<ConfigProblem>> {
-    let problem = |position, fault| {
-        vec![ConfigProblem {
-            position,
-            field: FieldPath::default(),
-            fault,
-        }]
+/// Returns the mode of the files.
+fn mode(root: &Node, expansions: &Expansions) -> Result<Mode, Fault> {
+    let Some(node) = root.field("mode") else {
+        let remedy = "add \"mode\": \"master\", \"server\" or \"client\"";
+        return Err(Fault::Missing(remedy));
     };
-    let root = Node::parse(text).map_err(|error| {
-        let message = parser_message(&error);
-        let hint = hint(text, byte_of(text, &error), &message);
-        let position = hint.offset.map_or_else(
-            || position_of(text, &error),
-            |place| position_at(text, place),
-        );
-        problem(
-            position,
-            Fault::Syntax {
-                message,
-                hint: hint.text,
-            },
-        )
-    })?;
-    if matches!(root.value, NodeValue::Object(_)) {
-        Ok(root)
-    } else {
-        let found = describe(root.value.unexpected(), false);
-        Err(problem(None, Fault::NotAnObject(found)))
-    }
-}
-
-/// Returns the mode of the file.
-fn mode(text: &str, root: &Node) -> Result<Mode, ConfigProblem> {
-    let field = FieldPath::root("mode");
-    let node = root.field("mode");
-    let fault = match node.map(|node| &node.value) {
-        None => Fault::Missing("add \"mode\": \"master\", \"server\" or \"client\""),
-        Some(NodeValue::Text(found)) => match word::parse(found) {
+    let fault = match &node.value {
+        NodeValue::Text(found) => match word::parse(found) {
             Ok(mode) => return Ok(mode),
             Err(invalid) => Fault::Invalid(invalid),
         },
-        Some(other) => Fault::WrongType {
+        other => Fault::WrongType {
             found: describe(other.unexpected(), false),
             expected: "write \"master\", \"server\" or \"client\"".to_owned(),
         },
     };
-    Err(ConfigProblem {
-        position: position_at(text, node.unwrap_or(root).offset),
-        field,
-        fault,
-    })
+    Err(expansions.mask(Some(node)).fault(fault))
 }
 
-impl ConfigDocument<'_> {
+impl<'a> ConfigDocument<'a> {
+    /// Replaces the variables in the tree of the files. Fails when their mode is unknown.
+    fn new(
+        files: &'a SourceFiles,
+        mut root: Node,
+        sources: SecretSources<'a>,
+    ) -> Result<Self, Vec<ConfigProblem>> {
+        let (expansions, failed) = Expansions::new(&mut root, sources.variable);
+        let failed = failed.into_iter().take(PROBLEMS_MAX);
+        let problem = |failed: FailedExpansion| ConfigProblem {
+            position: files.position(failed.place),
+            field: failed.field,
+            fault: Fault::Invalid(failed.error),
+        };
+        let mut problems: Vec<ConfigProblem> = failed.map(problem).collect();
+        let failed: Vec<_> = problems.iter().map(|one| one.field.clone()).collect();
+        let mode = match mode(&root, &expansions) {
+            Ok(mode) => mode,
+            Err(fault) => {
+                let field = FieldPath::root("mode");
+                if !failed.contains(&field) {
+                    problems.push(ConfigProblem {
+                        position: files.position(root.nearest_to(&field).place),
+                        field,
+                        fault,
+                    });
+                }
+                return Err(problems);
+            }
+        };
+        for field in &failed {
+            root.prune(field);
+        }
+        Ok(Self {
+            files,
+            root,
+            mode,
+            sources,
+            expansions,
+            failed,
+            unknown: Vec::new(),
+            problems,
+        })
+    }
+
     /// Records the unknown fields of the file itself.
     fn check_field_names(&mut self) {
         let known = self.mode.fields();
@@ -237,11 +249,11 @@ impl ConfigDocument<'_> {
                 self.root.prune(&field)
             }
             ReadError::WrongType { found, expected } => {
-                self.add_problem(path, Fault::WrongType { found, expected });
+                self.add_invalid(path, Fault::WrongType { found, expected });
                 self.root.prune(path)
             }
             ReadError::Invalid(invalid) => {
-                self.add_problem(path, Fault::Invalid(invalid));
+                self.add_invalid(path, Fault::Invalid(invalid));
                 self.root.prune(path)
             }
         }
@@ -285,11 +297,20 @@ impl ConfigDocument<'_> {
         });
     }
 
+    /// Records a problem of the value of a field.
+    fn add_invalid(&mut self, field: &FieldPath, fault: Fault) {
+        let node = self.root.nearest_to(field);
+        let fault = self.expansions.mask(Some(node)).fault(fault);
+        self.add_problem(field, fault);
+    }
+
     /// Records a problem, unless the field or an object around it has one already. Its value is then
-    /// a default or a placeholder.
+    /// a default or a placeholder. An object with a text that failed to expand is incomplete.
     fn add_problem(&mut self, field: &FieldPath, fault: Fault) {
         let is_around = |problem: &ConfigProblem| field.0.starts_with(&problem.field.0);
-        if !self.is_full() && !self.problems.iter().any(is_around) {
+        let is_inside = |failed: &FieldPath| failed.0.starts_with(&field.0);
+        let is_known = self.problems.iter().any(is_around) || self.failed.iter().any(is_inside);
+        if !self.is_full() && !is_known {
             self.problems.push(ConfigProblem {
                 position: self.position(field),
                 field: field.clone(),
@@ -304,7 +325,7 @@ impl ConfigDocument<'_> {
 
     /// Returns the position of a field. A missing field has that of the enclosing object.
     fn position(&self, field: &FieldPath) -> Option<Position> {
-        position_at(self.text, self.root.nearest_to(field).offset)
+        self.files.position(self.root.nearest_to(field).place)
     }
 }
 
@@ -317,7 +338,17 @@ pub(super) struct RoleChecks<'a> {
 impl RoleChecks<'_> {
     /// Records a problem, unless the field has one already.
     pub(super) fn problem(&mut self, field: &FieldPath, fault: Fault) {
+        let fault = {
+            let mask = self.mask(field);
+            mask.fault(mask.other_values(fault))
+        };
         self.document.add_problem(field, fault);
+    }
+
+    /// Returns a mask for messages about a field.
+    fn mask(&self, field: &FieldPath) -> ValueMask<'_> {
+        let node = self.document.root.at(field);
+        self.document.expansions.mask(node)
     }
 
     /// Records an invalid value. The message follows the name of the field. An [`InvalidValue`]
@@ -332,9 +363,10 @@ impl RoleChecks<'_> {
         problems.iter().any(|problem| problem.field == *field)
     }
 
-    /// Returns the folder at which relative paths start.
-    pub(super) fn folder(&self) -> &Path {
-        self.document.sources.folder
+    /// Returns the folder at which a relative path in this field starts.
+    pub(super) fn folder(&self, field: &FieldPath) -> &Path {
+        let node = self.document.root.nearest_to(field);
+        self.document.sources.folder(node.place.file)
     }
 
     /// Records a required field that is empty.
@@ -345,7 +377,7 @@ impl RoleChecks<'_> {
 
     /// Records a warning. The message follows the name of the field.
     pub(super) fn warn(&mut self, field: FieldPath, message: impl fmt::Display) {
-        let message = message.to_string();
+        let message = self.mask(&field).warning(&message.to_string());
         self.warnings.push(Warning { field, message });
     }
 }

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// All problems of one file. Prints one line for each problem.
+/// All problems of one configuration. Prints one line for each problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     /// The path of the file as given.
@@ -35,7 +35,8 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.problems.iter().enumerate() {
             let separator = if index == 0 { "" } else { "\n" };
-            write!(formatter, "{separator}{}{problem}", self.file.display())?;
+            let file = problem.included_file().unwrap_or(&self.file);
+            write!(formatter, "{separator}{}{problem}", file.display())?;
         }
         Ok(())
     }
@@ -52,9 +53,17 @@ pub struct ConfigProblem {
     pub fault: Fault,
 }
 
+impl ConfigProblem {
+    /// Returns the included file that has the problem, or `None` for the file that was given.
+    #[must_use]
+    pub fn included_file(&self) -> Option<&Path> {
+        self.position.as_ref()?.file.as_deref()
+    }
+}
+
 impl fmt::Display for ConfigProblem {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(Position { line, column }) = self.position {
+        if let Some(Position { line, column, .. }) = &self.position {
             write!(formatter, ":{line}:{column}")?;
         }
         let space = if self.field.0.is_empty() { "" } else { " " };
@@ -62,9 +71,11 @@ impl fmt::Display for ConfigProblem {
     }
 }
 
-/// A position in the file. Both numbers start at 1, and columns count characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A position in a file. Both numbers start at 1, and columns count characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
+    /// The path of an included file, or `None` for the file that was given.
+    pub file: Option<PathBuf>,
     /// The line.
     pub line: usize,
     /// The column.
@@ -146,16 +157,18 @@ pub enum Fault {
     Unreadable(String),
     /// The file has another text encoding.
     NotText(crate::text::NotText),
-    /// The file is not JSON.
+    /// The file does not have the format that the ending of its name says.
     Syntax {
+        /// The name of the format.
+        format: &'static str,
         /// The message of the parser, without the position.
         message: String,
         /// A hint about a common mistake.
         hint: String,
     },
-    /// The file is JSON, but not an object.
+    /// The file contains another value than an object.
     NotAnObject(String),
-    /// A field occurs twice.
+    /// A field occurs twice, in one file or in two.
     Duplicate(String),
     /// The field is unknown.
     UnknownField {
@@ -235,7 +248,11 @@ impl Fault {
             }
             Fault::Unreadable(reason) => write!(formatter, "cannot be read: {reason}"),
             Fault::NotText(error) => write!(formatter, "{error}"),
-            Fault::Syntax { message, hint } => write!(formatter, "is not JSON: {message}{hint}"),
+            Fault::Syntax {
+                format,
+                message,
+                hint,
+            } => write!(formatter, "is not {format}: {message}{hint}"),
             Fault::NotAnObject(found) => write!(formatter, "contains {found}"),
             Fault::Duplicate(problem) => formatter.write_str(problem),
             Fault::UnknownField { .. } => formatter.write_str("is unknown here"),
@@ -406,20 +423,21 @@ mod tests {
             .field("port_key");
         assert_eq!(field.name(), "port_key");
         let problem = ConfigProblem {
-            position: Some(Position { line: 3, column: 7 }),
+            position: Some(Position {
+                file: None,
+                line: 3,
+                column: 7,
+            }),
             field,
             fault: Fault::Invalid(InvalidValue::new("is empty", "write a key")),
         };
+        let mut included = problem.clone();
+        included.position.as_mut().expect("a position").file = Some("d/e.toml".into());
         let error = ConfigError {
             file: "c.json".into(),
-            problems: vec![problem.clone(), problem],
+            problems: vec![problem, included],
         };
-        let lines: Vec<String> = error.to_string().lines().map(str::to_owned).collect();
-        assert_eq!(lines.len(), 2);
-        assert!(
-            lines[0].starts_with("c.json:3:7: ports[1].port_key is empty: "),
-            "{}",
-            lines[0]
-        );
+        let text = "3:7: ports[1].port_key is empty: write a key";
+        assert_eq!(error.to_string(), format!("c.json:{text}\nd/e.toml:{text}"));
     }
 }

@@ -376,7 +376,7 @@ impl MasterConfig {
     /// Checks the fields that need a database, and completes the path of its file.
     fn check_store(&mut self, checks: &mut RoleChecks<'_>) {
         if let Some(store) = &mut self.store {
-            store.start_at(checks.folder());
+            store.start_at(checks.folder(&FieldPath::root("store")));
         }
         // A value that cannot be read is a problem already.
         let has_store = self.store.is_some() || checks.has_problem(&FieldPath::root("store"));

@@ -1,10 +1,11 @@
 //! The configuration file: parsing, validation and defaults.
 //!
 //! ```text
-//! file ──► text ──document──► MasterConfig, ServerConfig or ClientConfig, with warnings
+//! files ──format──► trees ──source_files──► one tree ──document──► MasterConfig, ServerConfig or
+//!                                                                  ClientConfig, with warnings
 //! ```
 //!
-//! One set of structs is read from the file, taken by the roles, written by `report quickstart` and
+//! One set of structs is read from the files, taken by the roles, written by `report quickstart` and
 //! documented in `docs/configuration.md`. A field is defined in one place: its name, type, default
 //! and description in its struct. Its type contains its range and its syntax. A role checks the
 //! rules between fields in its `check`.
@@ -16,10 +17,14 @@
 mod address;
 mod admin;
 mod bounded;
+mod commented_json;
 mod credential;
 mod dial_values;
 mod document;
 mod error;
+mod format;
+mod include_pattern;
+mod json_text;
 mod link;
 mod local_address;
 mod master;
@@ -35,12 +40,18 @@ mod reference;
 mod retention;
 mod role;
 mod secret;
+mod source_files;
 mod store_address;
 mod syntax_hint;
+mod toml_text;
 mod values;
+mod variables;
 mod word;
 
-use std::{ffi::OsString, path::Path};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
@@ -200,9 +211,12 @@ pub struct LoadedConfig {
     pub config: Config,
     /// The warnings in the order of the file.
     pub warnings: Vec<Warning>,
+    /// The files that were read: the given one, then those that it includes.
+    pub files: Vec<PathBuf>,
 }
 
-/// Reads a file. Relative paths in it start at its folder.
+/// Reads a file, and those that it includes. The ending of a name selects the format. Relative
+/// paths in a file start at its folder.
 ///
 /// # Errors
 /// Returns all problems of the file, see [`ConfigError`].
@@ -223,7 +237,8 @@ fn unreadable(file: &Path, error: &std::io::Error) -> Fault {
     }
 }
 
-/// Parses the text of a file. `variable` looks up environment variables.
+/// Parses the text of a file, whose name selects the format, and reads the files that it includes.
+/// `variable` looks up environment variables.
 ///
 /// # Errors
 /// Returns all problems of the file, see [`ConfigError`].
@@ -234,8 +249,7 @@ pub fn parse(
 ) -> Result<LoadedConfig, ConfigError> {
     // Editors on Windows write a byte order mark before UTF-8.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let folder = file.parent().unwrap_or(Path::new(""));
-    document::read(text, SecretSources { folder, variable }).map_err(|problems| ConfigError {
+    document::read(text, file, variable).map_err(|problems| ConfigError {
         file: file.to_owned(),
         problems,
     })

@@ -10,6 +10,7 @@ use serde::{
 use super::{
     ClientConfig, CommonConfig, LinkConfig, MasterConfig, ServerConfig,
     read_error::ReadError,
+    source_files::FileFields,
     word::{self, Word},
 };
 
@@ -47,7 +48,11 @@ pub(super) struct ModeField {
 impl Mode {
     /// Returns the fields of a file, in the order of the documentation.
     pub(super) fn fields(self) -> Vec<&'static str> {
-        let common = [fields_of::<ModeField>(), fields_of::<CommonConfig>()];
+        let common = [
+            fields_of::<ModeField>(),
+            fields_of::<FileFields>(),
+            fields_of::<CommonConfig>(),
+        ];
         let role = match self {
             Mode::Master => vec![fields_of::<MasterConfig>()],
             Mode::Server => vec![fields_of::<LinkConfig>(), fields_of::<ServerConfig>()],

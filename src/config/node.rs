@@ -1,23 +1,22 @@
-//! The tree of a JSON text, with the position of each value, as a serde deserializer.
+//! The tree of a configuration, with the place of each value, as a serde deserializer.
 //!
-//! The deserializer supports the types of this module beyond JSON: a [`FilePath`] starts at the
-//! folder of the file, and a [`Secret`] comes from its source.
-
-use std::fmt;
+//! The deserializer supports the types of this module beyond those of the formats: a [`FilePath`]
+//! starts at the folder of its file, and a [`Secret`] comes from its source.
 
 use serde::{
-    Deserialize, Deserializer,
+    Deserializer,
     de::{
-        Error as _, Expected, IntoDeserializer, MapAccess, Unexpected, Visitor,
+        Error as _, Expected, IntoDeserializer, Unexpected, Visitor,
         value::{MapDeserializer, SeqDeserializer},
     },
     forward_to_deserialize_any,
 };
-use serde_json::{Number, Value, value::RawValue};
+use serde_json::Number;
 
 use super::{
     error::{FieldPath, InvalidValue, PathSegment},
     path::{FilePath, FolderPath, visit_path},
+    position::Place,
     read_error::ReadError,
     secret::{SECRET_FORMS, Secret, SecretError, SecretPlace, SecretSources},
 };
@@ -28,8 +27,8 @@ const PLACEHOLDER: &str = "placeholder:1";
 /// A value of a file.
 #[derive(Debug)]
 pub(super) struct Node {
-    /// The byte at which the value starts.
-    pub offset: usize,
+    /// Where the value starts.
+    pub place: Place,
     pub value: NodeValue,
 }
 
@@ -49,65 +48,7 @@ pub(super) enum NodeValue {
     Removed,
 }
 
-/// The fields of an object as raw text.
-struct RawFields<'t>(Vec<(String, &'t RawValue)>);
-
-impl<'de> Deserialize<'de> for RawFields<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct RawFieldsVisitor;
-        impl<'de> Visitor<'de> for RawFieldsVisitor {
-            type Value = RawFields<'de>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut fields = Vec::new();
-                while let Some(field) = map.next_entry()? {
-                    fields.push(field);
-                }
-                Ok(RawFields(fields))
-            }
-        }
-        deserializer.deserialize_map(RawFieldsVisitor)
-    }
-}
-
 impl Node {
-    /// Parses a JSON text.
-    pub(super) fn parse(text: &str) -> Result<Self, serde_json::Error> {
-        // Raw values accept some invalid strings and numbers, so check the whole text first.
-        serde_json::from_str::<Value>(text)?;
-        Self::from_raw(text, serde_json::from_str::<&RawValue>(text)?)
-    }
-
-    fn from_raw(text: &str, raw: &RawValue) -> Result<Self, serde_json::Error> {
-        let raw = raw.get();
-        // A raw value is a slice of the text that it was parsed from, so the difference of their
-        // addresses is its offset.
-        let offset = (raw.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
-        let value = match raw.as_bytes().first() {
-            Some(b'{') => {
-                let fields = serde_json::from_str::<RawFields<'_>>(raw)?.0.into_iter();
-                let fields = fields.map(|(name, raw)| Ok((name, Self::from_raw(text, raw)?)));
-                NodeValue::Object(fields.collect::<Result<_, serde_json::Error>>()?)
-            }
-            Some(b'[') => {
-                let elements = serde_json::from_str::<Vec<&RawValue>>(raw)?.into_iter();
-                let elements = elements.map(|raw| Self::from_raw(text, raw));
-                NodeValue::List(elements.collect::<Result<_, _>>()?)
-            }
-            _ => match serde_json::from_str(raw)? {
-                Value::Bool(value) => NodeValue::Bool(value),
-                Value::Number(value) => NodeValue::Number(value),
-                Value::String(value) => NodeValue::Text(value),
-                Value::Null | Value::Array(_) | Value::Object(_) => NodeValue::Null,
-            },
-        };
-        Ok(Self { offset, value })
-    }
-
     /// Returns the fields of an object, or none for another value.
     pub(super) fn fields(&self) -> &[(String, Node)] {
         match &self.value {
@@ -141,6 +82,11 @@ impl Node {
         }
     }
 
+    /// Returns the value at `path`.
+    pub(super) fn at(&self, path: &FieldPath) -> Option<&Node> {
+        path.0.iter().try_fold(self, Node::child)
+    }
+
     /// Returns the value at `path`, or the innermost value on the way to it.
     pub(super) fn nearest_to(&self, path: &FieldPath) -> &Node {
         let mut node = self;
@@ -151,6 +97,37 @@ impl Node {
             }
         }
         node
+    }
+
+    /// Whether the value at this place is this one, or inside it.
+    pub(super) fn contains(&self, place: Place) -> bool {
+        let is_inside = match &self.value {
+            NodeValue::List(elements) => elements.iter().any(|node| node.contains(place)),
+            NodeValue::Object(fields) => fields.iter().any(|(_, node)| node.contains(place)),
+            _ => false,
+        };
+        is_inside || self.place == place
+    }
+
+    /// Calls `visit` with each text of the tree, its path and its place. `path` is that of this value.
+    pub(super) fn visit_texts<F>(&mut self, path: &FieldPath, visit: &mut F)
+    where
+        F: FnMut(&FieldPath, Place, &mut String),
+    {
+        match &mut self.value {
+            NodeValue::Text(text) => visit(path, self.place, text),
+            NodeValue::List(elements) => {
+                for (index, node) in elements.iter_mut().enumerate() {
+                    node.visit_texts(&path.index(index), visit);
+                }
+            }
+            NodeValue::Object(fields) => {
+                for (name, node) in fields {
+                    node.visit_texts(&path.field(name), visit);
+                }
+            }
+            _ => {}
+        }
     }
 
     fn at_mut(&mut self, path: &[PathSegment]) -> Option<&mut Node> {
@@ -169,7 +146,7 @@ impl Node {
             return false;
         };
         let placeholder = Node {
-            offset: node.offset,
+            place: node.place,
             value: NodeValue::Placeholder,
         };
         fields.push((name.to_owned(), placeholder));
@@ -292,14 +269,16 @@ impl<'a> NodeReader<'a> {
             let invalid = InvalidValue::new("is empty", "write the path of a file");
             return Err(ReadError::Invalid(invalid));
         }
-        visit_path(&self.sources.folder.join(text), visitor)
+        let folder = self.sources.folder(self.node.place.file);
+        visit_path(&folder.join(text), visitor)
     }
 
     fn secret<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
         let (kind, place, key) = match &self.node.value {
             NodeValue::Object(fields) => {
                 let place = self.secret_place(fields)?;
-                let key = place.load(self.sources).map_err(ReadError::custom)?;
+                let file = self.node.place.file;
+                let key = place.load(self.sources, file).map_err(ReadError::custom)?;
                 let (kind, place) = place.into_parts();
                 (kind, place, key)
             }

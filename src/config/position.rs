@@ -1,6 +1,22 @@
-//! Positions in a text, from byte offsets and from errors of the JSON parser.
+//! Positions in the text of a file, from byte offsets and from errors of the JSON parser.
 
 use super::error::Position;
+
+/// The number of a file of the configuration, in the order of reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileId(pub usize);
+
+impl FileId {
+    /// The file that was given. The others are included.
+    pub(super) const MAIN: Self = Self(0);
+}
+
+/// The start of a value: a file, and a byte of its text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub file: FileId,
+    pub offset: usize,
+}
 
 /// Returns the parser's message without its line and column, because its columns count bytes.
 pub(super) fn parser_message(error: &serde_json::Error) -> String {
@@ -31,6 +47,7 @@ pub(super) fn position_of(text: &str, error: &serde_json::Error) -> Option<Posit
         .count()
         .saturating_add(1);
     Some(Position {
+        file: None,
         line: error.line(),
         column,
     })
@@ -42,6 +59,7 @@ pub(super) fn position_at(text: &str, byte: usize) -> Option<Position> {
     let line_start = before.rfind('\n').map_or(0, |end| end.saturating_add(1));
     let column = before.get(line_start..)?.chars().count().saturating_add(1);
     Some(Position {
+        file: None,
         line: before.matches('\n').count().saturating_add(1),
         column,
     })
@@ -50,37 +68,33 @@ pub(super) fn position_at(text: &str, byte: usize) -> Option<Position> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{error::FieldPath, node::Node};
+    use crate::config::{error::FieldPath, json_text};
+
+    fn position(line: usize, column: usize) -> Option<Position> {
+        Some(Position {
+            file: None,
+            line,
+            column,
+        })
+    }
 
     #[test]
     fn fields_have_positions() {
         let text = "{\n  \"mark\": \"远程\", \"ports\": [ {\"a\": 1},\n {\"a\": 2} ]\n}";
-        let root = Node::parse(text).expect("JSON");
-        let position = |path: &FieldPath| position_at(text, root.nearest_to(path).offset);
+        let root = json_text::parse(text, FileId::MAIN).expect("JSON");
+        let found = |path: &FieldPath| position_at(text, root.nearest_to(path).place.offset);
         let ports = FieldPath::root("ports");
-        let list = Some(Position {
-            line: 2,
-            column: 26,
-        });
-        assert_eq!(position(&ports), list);
-        assert_eq!(
-            position(&ports.index(1).field("a")),
-            Some(Position { line: 3, column: 8 })
-        );
-        assert_eq!(position(&ports.index(2)), list);
-        assert_eq!(
-            position(&FieldPath::default()),
-            Some(Position { line: 1, column: 1 })
-        );
+        let list = position(2, 26);
+        assert_eq!(found(&ports), list);
+        assert_eq!(found(&ports.index(1).field("a")), position(3, 8));
+        assert_eq!(found(&ports.index(2)), list);
+        assert_eq!(found(&FieldPath::default()), position(1, 1));
     }
 
     #[test]
     fn columns_count_characters() {
         let text = "{\n \"远程桌面\" 1}";
-        let error = Node::parse(text).expect_err("no colon");
-        assert_eq!(
-            position_of(text, &error),
-            Some(Position { line: 2, column: 9 })
-        );
+        let error = serde_json::from_str::<serde_json::Value>(text).expect_err("no colon");
+        assert_eq!(position_of(text, &error), position(2, 9));
     }
 }

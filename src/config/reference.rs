@@ -13,13 +13,17 @@ use super::{
     ServerConfig, ServerLimitsConfig, SocksUser, TlsFilesConfig, WindowsConfig,
     master::FallbackTarget,
     mode::{Mode, ModeField, fields_of},
+    source_files::FileFields,
     word::Word,
 };
 
 /// The tables of the page by the name in their marker.
 fn tables() -> Vec<(&'static str, String)> {
     vec![
-        ("all roles", table::<ModeField>() + &rows::<CommonConfig>()),
+        (
+            "all roles",
+            table::<ModeField>() + &rows::<FileFields>() + &rows::<CommonConfig>(),
+        ),
         ("admin address", table::<AdminConfig>()),
         ("master", table::<MasterConfig>()),
         ("tls of a master", table::<TlsFilesConfig>()),
@@ -164,6 +168,7 @@ fn schema() -> Value {
 fn file(mode: Mode, generator: &mut SchemaGenerator) -> Value {
     let common = [
         ModeField::json_schema(generator),
+        FileFields::json_schema(generator),
         CommonConfig::json_schema(generator),
     ];
     let role = match mode {
@@ -188,7 +193,8 @@ fn file(mode: Mode, generator: &mut SchemaGenerator) -> Value {
         "title": mode.word(),
         "type": "object",
         "properties": fields,
-        "required": required,
+        // The required fields may be in the files that this one includes.
+        "anyOf": [{"required": required}, {"required": ["include"]}],
         "additionalProperties": false,
     })
 }

@@ -15,7 +15,7 @@ use serde::{
 };
 use zeroize::Zeroizing;
 
-use super::{error::write_remedy, values::visitor_expects};
+use super::{error::write_remedy, position::FileId, values::visitor_expects};
 
 /// A key and its source. `Debug` hides the key, and dropping it clears its memory. Secrets with the
 /// same key are equal.
@@ -128,7 +128,7 @@ impl JsonSchema for Secret {
 #[derive(Clone, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum SecretPlace {
-    /// A file, relative to the folder of the configuration.
+    /// A file, relative to the folder of the file that names it.
     File(PathBuf),
     /// An environment variable.
     Env(String),
@@ -227,20 +227,34 @@ impl fmt::Display for SecretError {
 /// The sources that a configuration may read in addition to its own text.
 #[derive(Clone, Copy)]
 pub struct SecretSources<'a> {
-    /// The folder that relative paths start at.
-    pub folder: &'a Path,
+    /// The folder of each file of the configuration, at which its relative paths start. That of
+    /// the file that was given is the first.
+    pub folders: &'a [PathBuf],
     /// Looks up an environment variable.
     pub variable: &'a dyn Fn(&str) -> Option<OsString>,
 }
 
+impl<'a> SecretSources<'a> {
+    /// Returns the folder at which the relative paths of a file start.
+    pub(super) fn folder(self, file: FileId) -> &'a Path {
+        self.folders
+            .get(file.0)
+            .map_or(Path::new(""), PathBuf::as_path)
+    }
+}
+
 impl SecretPlace {
-    /// Loads the key.
+    /// Loads the key for a field of `file`.
     ///
     /// # Errors
     /// Fails when the source holds no key. The message names the source and never the key.
-    pub(super) fn load(&self, sources: SecretSources<'_>) -> Result<String, SecretError> {
+    pub(super) fn load(
+        &self,
+        sources: SecretSources<'_>,
+        file: FileId,
+    ) -> Result<String, SecretError> {
         match self {
-            Self::File(path) => from_file(&sources.folder.join(path)),
+            Self::File(path) => from_file(&sources.folder(file).join(path)),
             Self::Env(name) => {
                 match (sources.variable)(name).and_then(|value| value.into_string().ok()) {
                     None => Err(SecretError::NoVariable(name.clone())),
@@ -285,7 +299,7 @@ fn from_file(path: &Path) -> Result<String, SecretError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::node::{Node, NodeReader};
+    use crate::config::{json_text, node::NodeReader};
 
     fn load(json: &str, folder: &Path) -> Result<Secret, String> {
         let variable = |name: &str| match name {
@@ -294,10 +308,10 @@ mod tests {
             _ => None,
         };
         let sources = SecretSources {
-            folder,
+            folders: &[folder.to_owned()],
             variable: &variable,
         };
-        let node = Node::parse(json).expect(json);
+        let node = json_text::parse(json, FileId::MAIN).expect(json);
         Secret::deserialize(NodeReader::part(&node, sources)).map_err(|error| error.to_string())
     }
 

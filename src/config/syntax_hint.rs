@@ -1,4 +1,6 @@
-//! Hints for syntax errors: common mistakes in the text around the position of the error.
+//! Hints for syntax errors of JSON: common mistakes in the text around the position of the error.
+
+use super::format::Format;
 
 /// The likely cause of a syntax error.
 #[derive(Debug, PartialEq, Eq)]
@@ -13,12 +15,8 @@ pub(super) struct SyntaxHint {
 pub(super) fn hint(text: &str, at: usize, message: &str) -> SyntaxHint {
     let at = floor(text, at);
     if let Some((place, character)) = typographic(text, at) {
-        let plain = plain(character).unwrap_or_default();
         return SyntaxHint {
-            text: format!(
-                "; {character} (U+{:04X}) is not JSON: write {plain}",
-                u32::from(character)
-            ),
+            text: typographic_hint(character, Format::Json).unwrap_or_default(),
             offset: Some(place),
         };
     }
@@ -36,9 +34,11 @@ pub(super) fn hint(text: &str, at: usize, message: &str) -> SyntaxHint {
         || here.starts_with('#')
         || before.ends_with('/')
     {
-        "; JSON has no comments: remove it"
+        "; JSON has no comments: remove it, or name the file .jsonc"
     } else if here.starts_with('\'') {
-        "; JSON quotes with \", not with '"
+        "; JSON quotes with \", not with ': replace it, or name the file .json5"
+    } else if message == "trailing comma" {
+        "; JSON has no comma after the last element: remove it, or name the file .jsonc"
     } else {
         ""
     };
@@ -48,7 +48,16 @@ pub(super) fn hint(text: &str, at: usize, message: &str) -> SyntaxHint {
     }
 }
 
-/// Returns the JSON character that a keyboard or word processor replaced by `character`.
+/// Returns the hint for a character that a keyboard or word processor replaced.
+pub(super) fn typographic_hint(character: char, format: Format) -> Option<String> {
+    let (plain, format) = (plain(character)?, format.name());
+    let code = u32::from(character);
+    Some(format!(
+        "; {character} (U+{code:04X}) is not {format}: write {plain}"
+    ))
+}
+
+/// Returns the character of JSON that a keyboard or word processor replaced by `character`.
 fn plain(character: char) -> Option<&'static str> {
     Some(match character {
         '‘' | '’' | '‚' | '＇' => "\"",

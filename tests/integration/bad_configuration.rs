@@ -20,15 +20,20 @@ const MASTER: &str = r#"{"mode":"master","log_level":"debug","listen_at":"0.0.0.
 const SERVER: &str = r#"{"mode":"server","log_level":"debug","master":"rePort.myserver.com:51324","master_key":"rePortserver","ports":[{"mark":"远程桌面","local_address":"127.0.0.1:3389","port_key":"T6wjoGQaqfDFDs1tySHVe8RXYYxnjWo4","encrypt_method":"aes-128-cfb","compress_method":"zstd"},{"mark":"SSH","local_address":"127.0.0.1:22","port_key":"lm6dQFjcaLyuVoy1Q4DqnunmnVz9b7CE","encrypt_method":"aes-128-cfb","compress_method":"zstd"}]}"#;
 const CLIENT: &str = r#"{"mode":"client","log_level":"debug","master":"rePort.myserver.com:51324","ports":[{"mark":"远程桌面","local_address":"127.0.0.1:13389","port_key":"T6wjoGQaqfDFDs1tySHVe8RXYYxnjWo4","encrypt_method":"aes-128-cfb","compress_method":"zstd"},{"mark":"SSH","local_address":"127.0.0.1:122","port_key":"lm6dQFjcaLyuVoy1Q4DqnunmnVz9b7CE","encrypt_method":"aes-128-cfb","compress_method":"zstd"}]}"#;
 
-struct Files(tempfile::TempDir);
+/// A folder for configuration files.
+pub(crate) struct Files(pub tempfile::TempDir);
 
 impl Files {
-    fn new() -> Files {
+    pub(crate) fn new() -> Files {
         Files(tempfile::tempdir().unwrap())
     }
 
-    fn check(&self, text: &str) -> ProgramOutput {
-        let path = self.0.path().join("config.json");
+    pub(crate) fn check(&self, text: &str) -> ProgramOutput {
+        self.check_file("config.json", text)
+    }
+
+    fn check_file(&self, name: &str, text: &str) -> ProgramOutput {
+        let path = self.0.path().join(name);
         fs::write(&path, text).unwrap();
         report(&["check", "--config", path.to_str().unwrap()])
     }
@@ -36,9 +41,15 @@ impl Files {
     /// Asserts that both `check` and a normal start refuse the text with output that contains all
     /// `words`.
     #[track_caller]
-    fn assert_refused(&self, text: &str, words: &[&str]) {
-        let checked = self.check(text);
-        let path = self.0.path().join("config.json");
+    pub(crate) fn assert_refused(&self, text: &str, words: &[&str]) {
+        self.assert_file_refused("config.json", text, words);
+    }
+
+    /// The same for a file with this name.
+    #[track_caller]
+    pub(crate) fn assert_file_refused(&self, name: &str, text: &str, words: &[&str]) {
+        let checked = self.check_file(name, text);
+        let path = self.0.path().join(name);
         let run = report(&["--config", path.to_str().unwrap()]);
         for (how, output) in [("check", checked), ("run", run)] {
             assert!(
@@ -58,12 +69,12 @@ impl Files {
 }
 
 /// The server example with these fields added or replaced.
-fn server_with(fields: Value) -> String {
+pub(crate) fn server_with(fields: Value) -> String {
     with(serde_json::from_str(SERVER).unwrap(), fields).to_string()
 }
 
 /// The client example with these fields added or replaced in its second port.
-fn port_with(fields: Value) -> String {
+pub(crate) fn port_with(fields: Value) -> String {
     let mut client: Value = serde_json::from_str(CLIENT).unwrap();
     client["ports"][1] = with(client["ports"][1].take(), fields);
     client.to_string()

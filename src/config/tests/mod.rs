@@ -5,12 +5,15 @@ mod addresses;
 mod examples;
 mod field_names;
 mod files;
+mod formats;
+mod includes;
 mod ports;
 mod problems;
 mod secrets;
 mod service_ports;
 mod stores;
 mod values;
+mod variables;
 
 use std::{ffi::OsString, path::Path};
 
