@@ -13,8 +13,9 @@ use super::{
     warnings::warnings,
 };
 use crate::{
-    admin::AdminListener,
+    admin::{AdminListener, AdminService},
     config::{self, RoleConfig},
+    systemd::Notifier,
     telemetry,
 };
 
@@ -46,19 +47,30 @@ pub(super) fn run(file: &Path) -> anyhow::Result<ExitCode> {
             version = env!("CARGO_PKG_VERSION"),
             "started"
         );
-        let Some(admin) = admin else {
-            ready.run(cancel, grace_period).await;
-            return Ok(());
-        };
-        let service = ready.admin_service();
-        admin.check(&service).await?;
+        let mut served = None;
+        if let Some(admin) = admin {
+            let service = ready.admin_service();
+            admin.check(&service).await?;
+            served = Some((admin, service));
+        }
+        let notifier = Notifier::new();
+        notifier.ready(loaded.config.role.name());
         // The admin address also answers during the drain.
         tokio::select! {
-            () = ready.run(cancel, grace_period) => {}
-            () = admin.serve(service) => {}
+            () = ready.run(cancel.clone(), grace_period) => {}
+            () = serve_admin(served) => {}
+            () = notifier.supervise(&cancel) => {}
         }
         Ok(())
     })
+}
+
+/// Serves the admin address, if there is one, until the future is dropped.
+async fn serve_admin(served: Option<(AdminListener, AdminService)>) {
+    match served {
+        Some((admin, service)) => admin.serve(service).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Raises the soft limit of open files to the hard limit. Each connection takes one or two

@@ -24,6 +24,7 @@ mod channel_queue;
 mod drain;
 mod events;
 mod front;
+mod handle;
 mod handshakes;
 mod identity;
 mod limits;
@@ -83,6 +84,7 @@ pub use self::{
     },
     events::{EventKind, EventPeer, MasterEvent},
     front::{Fallback, HEALTH_PATH, MIN_HEADER_BYTES, TrustedProxies},
+    handle::{MasterHandle, RestartError},
     identity::{CredentialLookup, Identity, KnownCredential},
     limits::MasterLimits,
     parameters::{MasterError, MasterParameters, MasterTiming, MasterTlsFiles},
@@ -188,6 +190,12 @@ impl Master {
     #[must_use]
     pub fn administered(&self) -> Arc<dyn AdministeredMaster> {
         Arc::new(Administrator(Arc::clone(&self.shared)))
+    }
+
+    /// Returns a handle that changes the master while it runs.
+    #[must_use]
+    pub fn handle(&self) -> MasterHandle {
+        MasterHandle::new(&self.shared)
     }
 
     /// Relays until `cancel` is cancelled, then drains. A drain closes the listeners, sends GOAWAY
