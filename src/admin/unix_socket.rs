@@ -20,6 +20,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{UnixListener, UnixStream};
 use tracing::debug;
 
+use crate::net::passed_sockets;
+
 /// A listening unix socket. Dropping it removes its file.
 #[derive(Debug)]
 pub(super) struct UnixSocket {
@@ -162,6 +164,8 @@ fn check_unused(path: &Path) -> io::Result<Option<FileIdentity>> {
     // A listener with a full backlog must not block this process.
     socket.set_nonblocking(true)?;
     match socket.connect(&SockAddr::unix(path)?) {
+        // A restarted process takes over from the one that has started it.
+        Ok(()) if passed_sockets::is_successor() => Ok(Some((found.dev(), found.ino()))),
         Ok(()) => Err(in_use()),
         Err(error) => match error.kind() {
             io::ErrorKind::ConnectionRefused => Ok(Some((found.dev(), found.ino()))),

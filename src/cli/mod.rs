@@ -2,7 +2,7 @@
 //!
 //! | command | file |
 //! |---|---|
-//! | `report [--config FILE]` | `run`, with `roles` (builds a role from a configuration) and `signals` |
+//! | `report [--config FILE]` | `run`, with `roles` (builds a role from a configuration), `signals` and `restart` (SIGUSR2) |
 //! | `report bench` | `bench`, with `bench_report` (the results as text and JSON) |
 //! | `report check` | `check`, with `config_text` (the description of a configuration) |
 //! | `report completions` | `completions` |
@@ -32,6 +32,7 @@ mod man;
 mod page;
 mod progress;
 mod quickstart;
+mod restart;
 mod roles;
 mod run;
 mod signals;

@@ -19,6 +19,7 @@ pub mod file_limit;
 pub mod memory;
 pub mod middlebox;
 mod name_error;
+pub mod passed_sockets;
 pub mod proxy;
 pub mod proxy_protocol;
 pub mod read_ahead;
