@@ -40,6 +40,7 @@ mod store_daemons;
 #[path = "../support/mod.rs"]
 mod support;
 mod survival;
+mod systemd;
 mod traffic;
 #[cfg(feature = "store")]
 mod usage;
