@@ -1,6 +1,8 @@
-//! Roles under systemd: reports to its notify socket, and listeners that it passes.
+//! Roles under systemd: reports to its notify socket, listeners that it passes, and the units under
+//! deploy/.
 
 use std::{
+    fs,
     io::ErrorKind,
     net::{SocketAddr, TcpListener, TcpStream},
     os::{
@@ -15,8 +17,10 @@ use serde_json::json;
 
 use crate::support::{
     daemon::{Daemon, Signal},
-    ports, services,
-    tunnel::{Front, Methods, Port, Testbed},
+    ports,
+    programs::{self, ProgramOutput},
+    services,
+    tunnel::{Front, Methods, Port, REPORT, Testbed},
     wait,
 };
 
@@ -169,4 +173,31 @@ fn a_client_takes_the_passed_listener_of_a_port() {
     wait::until_true("the port works", || services::echoes(port.local));
     assert!(!client.log().contains("is not used"), "{}", client.log());
     assert!(!client.log().contains("cannot listen"), "{}", client.log());
+}
+
+/// Checks the shipped units with systemd, after a replacement of a text in the service.
+fn verified(shipped: &str, replacement: &str) -> ProgramOutput {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd");
+    let mut verify = programs::command("systemd-analyze");
+    verify.arg("verify");
+    for name in ["report.service", "report.socket"] {
+        let text = fs::read_to_string(units.join(name)).expect("the shipped unit");
+        let text = text
+            .replace("/usr/local/bin/report", REPORT)
+            .replace(shipped, replacement);
+        let unit = folder.path().join(name);
+        fs::write(&unit, text).expect("written");
+        verify.arg(unit);
+    }
+    programs::run(&mut verify)
+}
+
+#[test]
+fn systemd_knows_all_settings_of_the_shipped_units() {
+    // systemd 252 does not know this type yet.
+    let output = verified("Type=notify-reload", "Type=notify").succeeded();
+    assert_eq!(output.errors, "");
+    let wrong = verified("WatchdogSec=", "WatchdogSeconds=");
+    assert!(wrong.errors.contains("WatchdogSeconds"), "{}", wrong.errors);
 }
