@@ -206,6 +206,22 @@ mod tests {
     }
 
     #[test]
+    fn changed_budget_applies_to_what_comes_and_keeps_what_is_held() {
+        let budget = MasterBudget::new(8 * 4 * KIB);
+        assert_eq!(budget.reserve(party(1), 1, 4 * KIB), Ok(()));
+        budget.set_bytes(8 * 2 * KIB);
+        assert_eq!(budget.link_over_quota(), Some(1), "it holds too much now");
+        assert_eq!(
+            budget.reserve(party(1), 1, 1),
+            Err(ReserveError::Refused),
+            "the smaller part is full"
+        );
+        budget.set_bytes(8 * 8 * KIB);
+        assert_eq!(budget.reserve(party(1), 1, 4 * KIB), Ok(()));
+        assert_eq!(budget.used_bytes(), 8 * KIB);
+    }
+
+    #[test]
     fn unproven_links_share_an_eighth_and_the_heaviest_is_evicted() {
         let budget = MasterBudget::new(8 * 64 * KIB);
         (0..64).for_each(|_| assert_eq!(budget.reserve(party(1), 1, KIB), Ok(())));

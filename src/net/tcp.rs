@@ -103,7 +103,7 @@ impl ListenerAddress {
     pub fn all(addresses: &[SocketAddr]) -> impl Iterator<Item = Self> {
         addresses
             .iter()
-            .map(|address| ListenerAddress::new(*address, addresses))
+            .map(move |address| ListenerAddress::new(*address, addresses))
     }
 
     /// Returns the address without its relation to the others.
