@@ -18,6 +18,7 @@ use tracing::warn;
 
 /// The variable that an earlier process sets for its successor. The last passed socket is then a
 /// stream to the earlier process.
+#[cfg(unix)]
 pub(crate) const SUCCESSOR_VARIABLE: &str = "REPORT_SUCCESSOR";
 
 /// The sockets that no listener has taken yet.
@@ -43,13 +44,14 @@ static PASSED: Mutex<PassedSockets> = Mutex::new(PassedSockets {
 #[cfg(unix)]
 pub fn receive() {
     let mut found = listenfd::ListenFd::from_env();
+    let has_predecessor = std::env::var_os(SUCCESSOR_VARIABLE).is_some();
     let mut passed = passed();
     for index in 0..found.len() {
         match found.take_tcp_listener(index) {
             Ok(Some(listener)) => passed.add(index, listener),
             // The socket is of another kind. Its kind decides what it is for.
             Ok(None) | Err(_) => match found.take_unix_listener(index) {
-                Ok(Some(socket)) if is_successor() && index + 1 == found.len() => {
+                Ok(Some(socket)) if has_predecessor && index + 1 == found.len() => {
                     let stream = UnixStream::from(std::os::fd::OwnedFd::from(socket));
                     passed.predecessor = Some(stream);
                 }
@@ -91,10 +93,13 @@ pub(crate) fn take_predecessor() -> Option<UnixStream> {
     passed().predecessor.take()
 }
 
-/// Whether an earlier process has started this one to take over its listeners.
+/// Whether an earlier process waits until this one has taken over its listeners.
 #[must_use]
 pub fn is_successor() -> bool {
-    std::env::var_os(SUCCESSOR_VARIABLE).is_some()
+    #[cfg(unix)]
+    return passed().predecessor.is_some();
+    #[cfg(not(unix))]
+    return false;
 }
 
 /// Closes the passed sockets that no listener has taken, each with a warning. `listens_at` describes
