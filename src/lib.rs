@@ -26,6 +26,8 @@
 //! | [`throttle`] | limits guesses of a secret, for each address |
 //! | `store` | the database of a master: records, changes, usage (feature `store`) |
 //! | [`policy`] | accounts, keys and their limits: records, validation, decisions |
+//! | [`successor`] | starts the executable again, and passes listeners to the new process |
+//! | [`systemd`] | reports the state of the process to systemd |
 //! | [`random`], [`text`], [`quantity`], [`suspend`], [`tcp_table`] | the system's random numbers; text files; sizes and rates with a unit; time in suspend; the kernel's table of TCP connections |
 //! | [`report_proto`] | the pure layers, a separate crate: frames, multiplexer, ciphers, compression |
 //!
@@ -53,8 +55,10 @@ pub mod random;
 pub mod server;
 #[cfg(feature = "store")]
 pub mod store;
+pub mod successor;
 pub mod supervisor;
 pub mod suspend;
+pub mod systemd;
 pub mod tcp_table;
 pub mod telemetry;
 pub mod text;

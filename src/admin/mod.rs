@@ -52,6 +52,7 @@ use crate::{
         tcp::{self, is_single_connection_error},
         tls::{ReloadingCertificate, TlsError},
     },
+    successor::PassedListener,
 };
 
 /// The most connections at a time. A monitoring system uses one, and an operator a few. Further ones
@@ -194,6 +195,19 @@ impl AdminListener {
             AdminSocket::Tcp(listener) => listener.local_addr().ok(),
             #[cfg(unix)]
             AdminSocket::Unix(_) => None,
+        }
+    }
+
+    /// Duplicates the listener for a new process, or returns `None` for a unix socket: the new process
+    /// replaces its file.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn passed(&self) -> io::Result<Option<PassedListener>> {
+        match &self.socket {
+            AdminSocket::Tcp(listener) => PassedListener::of(listener).map(Some),
+            #[cfg(unix)]
+            AdminSocket::Unix(_) => Ok(None),
         }
     }
 

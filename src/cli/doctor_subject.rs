@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use super::roles::{self, client_secret, port_parameters, server_secret, uplink};
+use super::roles::{client_secret, port_parameters, server_secret, uplink};
 use crate::{
     config::{
         ClientConfig, Destinations, LinkConfig, MasterConfig, PortConfig, ServerConfig, Target,
     },
     doctor::{ListenAddress, MasterSubject, MasterTarget, Subject, SubjectPort},
     link::authenticate::LinkSecret,
+    master::resolve_listen_host,
     net::{dial::Dialer, tls::TlsError},
     tunnel::ProcessShared,
 };
@@ -111,7 +112,7 @@ fn subject_ports<'c>(
 pub(super) async fn master_subject(master: &MasterConfig) -> MasterSubject {
     let mut addresses = Vec::new();
     for written in master.listen_at.iter() {
-        let resolved = roles::resolve(written)
+        let resolved = resolve_listen_host(written)
             .await
             .map_err(|error| error.diagnosis());
         addresses.push(ListenAddress {

@@ -2,7 +2,7 @@
 //!
 //! | command | file |
 //! |---|---|
-//! | `report [--config FILE]` | `run`, with `roles` (builds a role from a configuration) and `signals` |
+//! | `report [--config FILE]` | `run`, with `roles` (builds a role from a configuration), `signals` and `restart` (SIGUSR2) |
 //! | `report bench` | `bench`, with `bench_report` (the results as text and JSON) |
 //! | `report check` | `check`, with `config_text` (the description of a configuration) |
 //! | `report completions` | `completions` |
@@ -33,6 +33,7 @@ mod page;
 mod port_text;
 mod progress;
 mod quickstart;
+mod restart;
 mod roles;
 mod run;
 mod signals;

@@ -1,7 +1,7 @@
 //! Builds a running role from a configuration. This module derives all secrets, builds the uplink
 //! and the ports, and applies the limits of the process. Each role reads its own fields.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::bail;
 use tokio_util::sync::CancellationToken;
@@ -15,11 +15,15 @@ use crate::{
         MasterChoice, MasterConfig, PortConfig, RoleConfig, ServerConfig, ServerLimitsConfig,
         Target,
     },
-    diagnosis::{Diagnosis, DiagnosisCode},
     link::{KeepAliveTiming, authenticate::LinkSecret},
-    master::{Fallback, Master, MasterLimits, MasterParameters},
+    master::{Fallback, Master, MasterHandle, MasterParameters, resolve_listen_host},
     metrics::ObservedRole,
-    net::{congestion_control, dial::Dialer, file_limit, tls::TlsError},
+    net::{
+        congestion_control,
+        dial::Dialer,
+        file_limit::{self, RAISE_LIMIT_HINT},
+        tls::TlsError,
+    },
     random,
     server::{self, QuotaLimits, ServerParameters, ServerPort},
     supervisor::{DialStrategy, MoveRequests, Uplink},
@@ -77,6 +81,25 @@ impl PreparedRole {
         }
     }
 
+    /// The value of `mode`.
+    #[must_use]
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            PreparedRole::Master(_) => "master",
+            PreparedRole::Server(_) => "server",
+            PreparedRole::Client(_) => "client",
+        }
+    }
+
+    /// The handle that changes a master while it runs.
+    #[must_use]
+    pub(super) fn master_handle(&self) -> Option<MasterHandle> {
+        match self {
+            PreparedRole::Master(master) => Some(master.handle()),
+            PreparedRole::Server(_) | PreparedRole::Client(_) => None,
+        }
+    }
+
     /// The content of the admin address.
     #[must_use]
     pub(super) fn admin_service(&self) -> AdminService {
@@ -114,7 +137,7 @@ impl PreparedRole {
 async fn master(config: &MasterConfig) -> anyhow::Result<Master> {
     let mut listen_at = Vec::new();
     for address in config.listen_at.iter() {
-        listen_at.extend(resolve(address).await?);
+        listen_at.extend(resolve_listen_host(address).await?);
     }
     let master_key = config.master_key.as_ref();
     let link_key = master_key.map(|key| LinkKey::derive(Some(key.expose())));
@@ -126,29 +149,8 @@ async fn master(config: &MasterConfig) -> anyhow::Result<Master> {
         parameters.policies.follow(Arc::new(store)).await?;
     }
     let relays = matches!(parameters.fallback, Fallback::Server { .. });
-    parameters.limits = within_open_files(parameters.limits, relays);
+    parameters.limits = parameters.limits.within_open_files(relays);
     Ok(Master::bind(parameters)?)
-}
-
-/// Descriptors that a server needs besides connections to services: links, name lookups, logs. At
-/// most a quarter of the limit is reserved.
-const RESERVED_FILES: usize = 64;
-
-/// Caps the links of a master by the limit of open files.
-fn within_open_files(limits: MasterLimits, relays: bool) -> MasterLimits {
-    let Some(open_files) = open_files_limit() else {
-        return limits;
-    };
-    let configured = limits.links;
-    let limits = limits.within(open_files, relays);
-    if limits.links < configured {
-        tracing::warn!(
-            "limits.links is {configured}, but the limit of open files is {open_files}: only {} links are accepted; {RAISE_LIMIT_HINT}, or set \
-             limits.links",
-            limits.links
-        );
-    }
-    limits
 }
 
 /// The limit of open files of this process.
@@ -156,59 +158,9 @@ fn open_files_limit() -> Option<usize> {
     file_limit::limit().map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// The remedy for a low limit of open files.
-const RAISE_LIMIT_HINT: &str =
-    "raise the limit of open files (LimitNOFILE= in systemd, ulimit -Hn in a shell)";
-
-/// The host of a listen address cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{}; {}", self.evidence(), ListenHostError::REMEDY)]
-pub(super) struct ListenHostError {
-    address: String,
-    /// The resolver's error, or `None` if the name has no address.
-    source: Option<io::Error>,
-}
-
-impl ListenHostError {
-    const REMEDY: &str = "write an IP address of this machine";
-
-    fn evidence(&self) -> String {
-        let problem = match self.source {
-            Some(_) => "does not resolve",
-            None => "has no address",
-        };
-        format!("`listen_at`: the host of \"{}\" {problem}", self.address)
-    }
-
-    /// Returns the evidence and the remedy.
-    pub(super) fn diagnosis(&self) -> Diagnosis {
-        let reason = self
-            .source
-            .as_ref()
-            .map_or_else(String::new, |error| format!(" ({error})"));
-        Diagnosis::new(
-            DiagnosisCode::ListenNameFailed,
-            self.evidence() + &reason,
-            "",
-            ListenHostError::REMEDY,
-        )
-    }
-}
-
-pub(super) async fn resolve(address: &HostPort) -> Result<Vec<SocketAddr>, ListenHostError> {
-    let failed = |source| ListenHostError {
-        address: address.to_string(),
-        source,
-    };
-    let addresses: Vec<_> = tokio::net::lookup_host((address.host.as_str(), address.port))
-        .await
-        .map_err(|error| failed(Some(error)))?
-        .collect();
-    if addresses.is_empty() {
-        return Err(failed(None));
-    }
-    Ok(addresses)
-}
+/// Descriptors that a server needs besides connections to services: links, name lookups, logs. At
+/// most a quarter of the limit is reserved.
+const RESERVED_FILES: usize = 64;
 
 fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
     let process_shared = process_shared(*config.limits.memory);

@@ -1,20 +1,25 @@
 //! `report`: runs a role from its configuration file until it ends.
 
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{future::pending, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    restart::restart_on_signal,
     roles::PreparedRole,
     signals::{Signals, run_until_drained, watch_for_panics},
     threads,
     warnings::warnings,
 };
 use crate::{
-    admin::AdminListener,
+    admin::{AdminListener, AdminService},
     config::{self, RoleConfig},
+    master::MasterHandle,
+    net::passed_sockets,
+    successor,
+    systemd::Notifier,
     telemetry,
 };
 
@@ -23,6 +28,8 @@ use crate::{
 /// # Errors
 /// Fails when the file is invalid, or the role cannot run.
 pub(super) fn run(file: &Path) -> anyhow::Result<ExitCode> {
+    // Before the process has other threads.
+    passed_sockets::receive();
     let loaded = config::load(file)?;
     let common = &loaded.config.common;
     telemetry::start(common.log_level, common.log_format)?;
@@ -46,19 +53,60 @@ pub(super) fn run(file: &Path) -> anyhow::Result<ExitCode> {
             version = env!("CARGO_PKG_VERSION"),
             "started"
         );
-        let Some(admin) = admin else {
-            ready.run(cancel, grace_period).await;
-            return Ok(());
-        };
-        let service = ready.admin_service();
-        admin.check(&service).await?;
-        // The admin address also answers during the drain.
-        tokio::select! {
-            () = ready.run(cancel, grace_period) => {}
-            () = admin.serve(service) => {}
+        passed_sockets::warn_unused(&listens_at);
+        let mut served = None;
+        if let Some(admin) = admin {
+            let service = ready.admin_service();
+            admin.check(&service).await?;
+            served = Some((admin, service));
         }
+        run_until_ended(ready, served, &cancel, grace_period).await;
         Ok(())
     })
+}
+
+/// Runs a role with its admin address. Reports to systemd, and to an earlier process that hands over
+/// to this one.
+async fn run_until_ended(
+    ready: PreparedRole,
+    served: Option<(AdminListener, AdminService)>,
+    cancel: &CancellationToken,
+    grace_period: Duration,
+) {
+    let (master, role) = (ready.master_handle(), ready.name());
+    if let (Some(master), Some((admin, _))) = (&master, &served) {
+        // Without the listener, a new process cannot bind the address, and says so.
+        master.set_admin_listener(admin.passed().unwrap_or_default());
+    }
+    let notifier = Notifier::new();
+    notifier.ready(role);
+    successor::report_ready();
+    // The admin address also answers during the drain.
+    tokio::select! {
+        () = ready.run(cancel.clone(), grace_period) => {}
+        () = serve_admin(served, master.as_ref()) => {}
+        () = notifier.supervise(cancel) => {}
+        () = restart_on_signal(master.as_ref(), &notifier) => {}
+    }
+}
+
+/// Serves the admin address, if there is one, until a new process has taken over from `master`. Never
+/// returns.
+async fn serve_admin(served: Option<(AdminListener, AdminService)>, master: Option<&MasterHandle>) {
+    let Some((admin, service)) = served else {
+        return pending().await;
+    };
+    let retired = async {
+        match master {
+            Some(master) => master.retired().await,
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        () = admin.serve(service) => {}
+        () = retired => {}
+    }
+    pending().await
 }
 
 /// Raises the soft limit of open files to the hard limit. Each connection takes one or two

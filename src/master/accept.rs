@@ -8,12 +8,15 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, field::Empty, info_span, warn};
 
 use super::{
     admission::{AdmissionError, ConnectionPermit},
+    connection_settings::ConnectionSettings,
     front::{ConnectionAddrs, Upgraded},
     handshakes::HandshakePermit,
     serve_link::serve_link,
@@ -36,37 +39,58 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// so it must not last.
 pub(crate) const REFUSAL_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Accepts connections until the master drains. Waits while there is no room for handshakes.
+/// Accepts connections until `stop`, a child of the token of the drain, is cancelled. Waits while
+/// there is no room for handshakes.
 ///
 /// # Cancel safety
 /// Safe: a connection is either handed to its task or still in the listener.
-pub(super) async fn accept(shared: Arc<MasterShared>, listener: TcpListener) {
+pub(super) async fn accept(
+    shared: Arc<MasterShared>,
+    listener: Arc<TcpListener>,
+    stop: CancellationToken,
+) {
     let (refusal_log, accept_error_log) = (ThrottledLog::default(), ThrottledLog::default());
     loop {
         let next = shared.handshakes.begin(listener.accept());
-        let Some((handshake, accepted)) = shared.draining.run_until_cancelled(next).await else {
-            return;
+        let Some((handshake, accepted)) = stop.run_until_cancelled(next).await else {
+            break;
         };
         match accepted {
-            Ok((stream, peer)) => match shared.admit(peer.ip()) {
-                Ok(permit) => spawn_connection(&shared, stream, peer, permit, handshake),
-                Err(error) => {
-                    shared.router.refusals.count("connection", error.reason());
-                    refusal_log.log(|times| warn!(%peer, times, "connection refused: {error}"));
-                    spawn_refusal(&shared, stream, peer, handshake);
-                }
-            },
+            Ok(connection) => on_connection(&shared, connection, handshake, &refusal_log),
             // The peer closed the connection before the master accepted it.
             Err(error) if is_single_connection_error(&error) => {
                 debug!(%error, "connection not accepted")
             }
             Err(error) => {
                 accept_error_log.log_accept_error(&error);
-                shared
-                    .draining
-                    .run_until_cancelled(tokio::time::sleep(ACCEPT_BACKOFF))
+                stop.run_until_cancelled(tokio::time::sleep(ACCEPT_BACKOFF))
                     .await;
             }
+        }
+    }
+    // The end of the last listener at an address resets the connections in its backlog.
+    while !shared.draining.is_cancelled()
+        && let Some((handshake, Ok(connection))) =
+            shared.handshakes.begin(listener.accept()).now_or_never()
+    {
+        on_connection(&shared, connection, handshake, &refusal_log);
+    }
+}
+
+/// Starts the task of an accepted connection with the settings of this moment.
+fn on_connection(
+    shared: &Arc<MasterShared>,
+    (stream, peer): (TcpStream, SocketAddr),
+    handshake: HandshakePermit,
+    refusal_log: &ThrottledLog,
+) {
+    let settings = shared.settings();
+    match shared.admit(&settings, peer.ip()) {
+        Ok(permit) => spawn_connection(shared, settings, (stream, peer), permit, handshake),
+        Err(error) => {
+            shared.router.refusals.count("connection", error.reason());
+            refusal_log.log(|times| warn!(%peer, times, "connection refused: {error}"));
+            spawn_refusal(shared, settings, (stream, peer), handshake);
         }
     }
 }
@@ -75,17 +99,17 @@ pub(super) async fn accept(shared: Arc<MasterShared>, listener: TcpListener) {
 /// being answered.
 fn spawn_refusal(
     shared: &Arc<MasterShared>,
-    stream: TcpStream,
-    peer: SocketAddr,
+    settings: Arc<ConnectionSettings>,
+    (stream, peer): (TcpStream, SocketAddr),
     handshake: HandshakePermit,
 ) {
-    let Ok(room) = Arc::clone(&shared.refusals).try_acquire_owned() else {
+    let Ok(room) = Arc::clone(&settings.refusals).try_acquire_owned() else {
         return;
     };
     let task = {
         let shared = Arc::clone(shared);
         async move {
-            let refusal = refuse_connection(&shared, stream, peer);
+            let refusal = refuse_connection(&settings, stream, peer);
             shared.draining.run_until_cancelled(refusal).await;
             drop((room, handshake));
         }
@@ -94,12 +118,12 @@ fn spawn_refusal(
 }
 
 /// Answers the request of a connection for which there is no place with 503.
-async fn refuse_connection(shared: &MasterShared, mut stream: TcpStream, peer: SocketAddr) {
+async fn refuse_connection(settings: &ConnectionSettings, mut stream: TcpStream, peer: SocketAddr) {
     let refusal = async {
-        if has_proxy_header(shared, peer) {
-            read_proxy_header(shared, &mut stream).await?;
+        if has_proxy_header(settings, peer) {
+            read_proxy_header(settings, &mut stream).await?;
         }
-        refuse_request(shared, stream).await
+        refuse_request(settings, stream).await
     };
     if tokio::time::timeout(REFUSAL_TIMEOUT, refusal)
         .await
@@ -111,12 +135,12 @@ async fn refuse_connection(shared: &MasterShared, mut stream: TcpStream, peer: S
 
 /// Answers the next request of a connection with 503, behind the TLS handshake if configured.
 /// Returns `None` if that fails.
-async fn refuse_request(shared: &MasterShared, stream: TcpStream) -> Option<()> {
-    match &shared.tls {
-        None => shared.front.refuse(stream).await,
+async fn refuse_request(settings: &ConnectionSettings, stream: TcpStream) -> Option<()> {
+    match &settings.tls {
+        None => settings.front.refuse(stream).await,
         Some(acceptor) => {
-            let stream = tls_handshake(acceptor, stream, shared.tls_timeout).await?;
-            shared.front.refuse(stream).await;
+            let stream = tls_handshake(acceptor, stream, settings.tls_timeout).await?;
+            settings.front.refuse(stream).await;
         }
     }
     Some(())
@@ -124,8 +148,8 @@ async fn refuse_request(shared: &MasterShared, stream: TcpStream) -> Option<()> 
 
 fn spawn_connection(
     shared: &Arc<MasterShared>,
-    stream: TcpStream,
-    peer: SocketAddr,
+    settings: Arc<ConnectionSettings>,
+    (stream, peer): (TcpStream, SocketAddr),
     permit: ConnectionPermit,
     handshake: HandshakePermit,
 ) {
@@ -153,6 +177,7 @@ fn spawn_connection(
                     .draining
                     .run_until_cancelled(Box::pin(handshake.run(negotiate(
                         &shared,
+                        &settings,
                         (stream, peer),
                         &mut permit,
                         &handshake,
@@ -162,7 +187,7 @@ fn spawn_connection(
             {
                 let aborting = shared.aborting.clone();
                 let served = aborting.run_until_cancelled(Box::pin(serve_link(
-                    shared, socket, number, visitor, &permit, handshake,
+                    shared, settings, socket, number, visitor, &permit, handshake,
                 )));
                 evicted.run_until_cancelled(served).await;
             }
@@ -183,6 +208,7 @@ type NegotiatedSocket = (MessageSocket, IpAddr);
 /// `handshake` when the peer turns out to be a visitor of the web front.
 async fn negotiate(
     shared: &MasterShared,
+    settings: &ConnectionSettings,
     (mut stream, peer): (TcpStream, SocketAddr),
     permit: &mut ConnectionPermit,
     handshake: &HandshakePermit,
@@ -191,23 +217,26 @@ async fn negotiate(
     let local = prepared
         .inspect_err(|error| debug!(%error, "connection already closed"))
         .ok()?;
-    shared.congestion_control.apply(&stream);
+    settings.congestion_control.apply(&stream);
     let mut addresses = ConnectionAddrs { peer, local };
-    if has_proxy_header(shared, peer)
-        && let Some(visitor) = read_proxy_header(shared, &mut stream).await?
+    if has_proxy_header(settings, peer)
+        && let Some(visitor) = read_proxy_header(settings, &mut stream).await?
     {
         addresses.peer = visitor;
         if assign_visitor(shared, permit, visitor.ip()).is_none() {
-            let refusal = refuse_request(shared, stream);
+            let refusal = refuse_request(settings, stream);
             let _ = tokio::time::timeout(REFUSAL_TIMEOUT, refusal).await;
             return None;
         }
     }
-    let (socket, visitor) = match &shared.tls {
-        None => upgrade(shared, stream, addresses, permit, handshake).await?,
+    let (socket, visitor) = match &settings.tls {
+        None => upgrade(shared, settings, stream, addresses, permit, handshake).await?,
         Some(acceptor) => {
-            let stream = tls_handshake(acceptor, stream, shared.tls_timeout).await?;
-            Box::pin(upgrade(shared, stream, addresses, permit, handshake)).await?
+            let stream = tls_handshake(acceptor, stream, settings.tls_timeout).await?;
+            Box::pin(upgrade(
+                shared, settings, stream, addresses, permit, handshake,
+            ))
+            .await?
         }
     };
     if visitor != peer.ip().to_canonical() {
@@ -217,16 +246,16 @@ async fn negotiate(
 }
 
 /// Whether a connection from `peer` begins with a PROXY protocol header.
-fn has_proxy_header(shared: &MasterShared, peer: SocketAddr) -> bool {
-    shared.proxy_protocol && shared.front.trusted.trusts(peer.ip())
+fn has_proxy_header(settings: &ConnectionSettings, peer: SocketAddr) -> bool {
+    settings.proxy_protocol && settings.front.trusted.trusts(peer.ip())
 }
 
 /// Reads the visitor's address from the PROXY protocol header of a trusted proxy.
 async fn read_proxy_header(
-    shared: &MasterShared,
+    settings: &ConnectionSettings,
     stream: &mut TcpStream,
 ) -> Option<Option<SocketAddr>> {
-    match tokio::time::timeout(shared.front.header_timeout, proxy_protocol::read(stream)).await {
+    match tokio::time::timeout(settings.front.header_timeout, proxy_protocol::read(stream)).await {
         Ok(Ok(visitor)) => Some(visitor),
         Ok(Err(error)) => {
             warn!(%error, "connection refused: no PROXY protocol header from a trusted proxy (enable it there, or unset `proxy_protocol`)");
@@ -260,13 +289,14 @@ async fn tls_handshake(
 /// Serves HTTP up to the upgrade. A visitor at its limit gets 503 instead.
 async fn upgrade<S: ByteStream>(
     shared: &MasterShared,
+    settings: &ConnectionSettings,
     stream: S,
     addresses: ConnectionAddrs,
     permit: &mut ConnectionPermit,
     handshake: &HandshakePermit,
 ) -> Option<NegotiatedSocket> {
     let on_visitor = || handshake.release();
-    let request = shared.front.serve(stream, addresses, &on_visitor).await?;
+    let request = settings.front.serve(stream, addresses, &on_visitor).await?;
     let visitor = request.visitor;
     if assign_visitor(shared, permit, visitor).is_none() {
         let _ = tokio::time::timeout(REFUSAL_TIMEOUT, request.refuse()).await;

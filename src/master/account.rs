@@ -9,7 +9,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -27,7 +27,7 @@ pub(super) struct MasterBudget {
     /// The part for proven links and the channels between them.
     pub(super) proven: Memory,
     unproven: Mutex<Shares>,
-    unproven_bytes: usize,
+    unproven_bytes: AtomicUsize,
     /// Notified when unproven links exceed their part.
     pub(super) over_quota: Notify,
 }
@@ -47,9 +47,17 @@ impl MasterBudget {
         MasterBudget {
             proven: Memory::new(bytes.saturating_sub(unproven_bytes)),
             unproven: Mutex::default(),
-            unproven_bytes,
+            unproven_bytes: AtomicUsize::new(unproven_bytes),
             over_quota: Notify::new(),
         }
+    }
+
+    /// Changes the budget. What is charged beyond a smaller one stays.
+    pub(super) fn set_bytes(&self, bytes: usize) {
+        let unproven_bytes = bytes / UNPROVEN_DIVISOR;
+        self.unproven_bytes.store(unproven_bytes, Relaxed);
+        self.proven.set_budget(bytes.saturating_sub(unproven_bytes));
+        self.over_quota.notify_one();
     }
 
     /// Reserves `bytes` for an attach request of this link.
@@ -60,7 +68,7 @@ impl MasterBudget {
         bytes: usize,
     ) -> Result<(), ReserveError> {
         let mut shares = self.unproven();
-        if shares.total().saturating_add(bytes) <= self.unproven_bytes {
+        if shares.total().saturating_add(bytes) <= self.unproven_bytes.load(Relaxed) {
             shares.add(party, link, bytes);
             return Ok(());
         }
@@ -79,7 +87,7 @@ impl MasterBudget {
         let shares = self.unproven();
         shares
             .heaviest(fastrand::u64(..))
-            .filter(|_| shares.total() > self.unproven_bytes)
+            .filter(|_| shares.total() > self.unproven_bytes.load(Relaxed))
     }
 
     /// Returns the bytes in use.
@@ -158,7 +166,7 @@ impl LinkAccount {
         }
         let mut shares = self.budget.unproven();
         update(&mut held, &mut shares);
-        if shares.total() > self.budget.unproven_bytes {
+        if shares.total() > self.budget.unproven_bytes.load(Relaxed) {
             self.budget.over_quota.notify_one();
         }
         true
@@ -195,6 +203,22 @@ mod tests {
 
     fn party(number: u8) -> IpAddr {
         IpAddr::from([10, 0, 0, number])
+    }
+
+    #[test]
+    fn changed_budget_applies_to_what_comes_and_keeps_what_is_held() {
+        let budget = MasterBudget::new(8 * 4 * KIB);
+        assert_eq!(budget.reserve(party(1), 1, 4 * KIB), Ok(()));
+        budget.set_bytes(8 * 2 * KIB);
+        assert_eq!(budget.link_over_quota(), Some(1), "it holds too much now");
+        assert_eq!(
+            budget.reserve(party(1), 1, 1),
+            Err(ReserveError::Refused),
+            "the smaller part is full"
+        );
+        budget.set_bytes(8 * 8 * KIB);
+        assert_eq!(budget.reserve(party(1), 1, 4 * KIB), Ok(()));
+        assert_eq!(budget.used_bytes(), 8 * KIB);
     }
 
     #[test]

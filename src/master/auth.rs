@@ -3,7 +3,7 @@
 
 use std::{
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -24,7 +24,7 @@ use report_proto::{
 /// Verifies the HELLO of each new link.
 pub(super) struct Authenticator {
     /// The key of servers with the master key. Without it, every server needs a credential.
-    server_key: Option<LinkKey>,
+    server_key: RwLock<Option<LinkKey>>,
     client_key: LinkKey,
     credentials: Arc<dyn CredentialLookup>,
     timeout: Duration,
@@ -156,7 +156,7 @@ impl Authenticator {
         timeout: Duration,
     ) -> Self {
         Authenticator {
-            server_key,
+            server_key: RwLock::new(server_key),
             client_key: LinkKey::derive(None),
             credentials,
             timeout,
@@ -209,9 +209,8 @@ impl Authenticator {
         let proven = match credential {
             Some(id) => self.verify_credential(hello, id),
             None => {
-                let key = self.server_key.as_ref();
-                let proven = key.filter(|key| hello.verify_proof(key));
-                proven.map(|key| (Identity::MasterKey, role, key.clone()))
+                let proven = self.server_key().filter(|key| hello.verify_proof(key));
+                proven.map(|key| (Identity::MasterKey, role, key))
             }
         };
         let Some((identity, allowed, welcome_key)) = proven else {
@@ -242,6 +241,17 @@ impl Authenticator {
             let identity = Identity::Credential { id, account };
             (identity, known.role, known.verifier.welcome_key().clone())
         })
+    }
+
+    /// Requires another key from the servers that come. Links with the former key stay.
+    pub(super) fn set_server_key(&self, server_key: Option<LinkKey>) {
+        let current = self.server_key.write();
+        *current.unwrap_or_else(PoisonError::into_inner) = server_key;
+    }
+
+    fn server_key(&self) -> Option<LinkKey> {
+        let key = self.server_key.read();
+        key.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn throttle(&self) -> MutexGuard<'_, Throttle<ProvenInstance>> {

@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use crate::config::MasterLimitsConfig;
+use tracing::warn;
+
+use crate::{
+    config::MasterLimitsConfig,
+    net::file_limit::{self, RAISE_LIMIT_HINT},
+};
 
 /// The master's number for a link. Numbers count up and are never reused in one run of the master.
 pub(super) type LinkNumber = u64;
@@ -79,6 +84,25 @@ impl MasterLimits {
     /// at once.
     pub(super) fn refusals(&self) -> usize {
         (self.links / REFUSAL_DIVISOR).clamp(1, MAX_REFUSALS)
+    }
+
+    /// Reduces these limits to what the limit of open files of this process admits. `relays` if
+    /// visitors go to another web server. Logs a reduction.
+    #[must_use]
+    pub fn within_open_files(self, relays: bool) -> Self {
+        let Some(open_files) = file_limit::limit() else {
+            return self;
+        };
+        let configured = self.links;
+        let limits = self.within(usize::try_from(open_files).unwrap_or(usize::MAX), relays);
+        if limits.links < configured {
+            warn!(
+                "limits.links is {configured}, but the limit of open files is {open_files}: only {} links are accepted; {RAISE_LIMIT_HINT}, or set \
+                 limits.links",
+                limits.links
+            );
+        }
+        limits
     }
 
     /// Reduces these limits for a process that may open `descriptors` files. A connection that is

@@ -15,7 +15,7 @@ const OVERCOMMIT_DIVISOR: usize = 4;
 /// The memory that the channels hold, and their budget.
 #[derive(Debug)]
 pub(super) struct Memory {
-    budget_bytes: usize,
+    budget_bytes: AtomicUsize,
     used_bytes: AtomicUsize,
     /// The number of non-empty queues.
     holders: AtomicUsize,
@@ -25,10 +25,15 @@ impl Memory {
     /// Creates a budget of `budget_bytes` with nothing in use.
     pub(super) fn new(budget_bytes: usize) -> Self {
         Memory {
-            budget_bytes,
+            budget_bytes: AtomicUsize::new(budget_bytes),
             used_bytes: AtomicUsize::new(0),
             holders: AtomicUsize::new(0),
         }
+    }
+
+    /// Changes the budget. Bytes beyond a smaller one stay.
+    pub(super) fn set_budget(&self, budget_bytes: usize) {
+        self.budget_bytes.store(budget_bytes, Relaxed);
     }
 
     /// Reserves `bytes` for a queue that already holds `held_bytes`. Succeeds within the budget,
@@ -40,12 +45,12 @@ impl Memory {
             .used_bytes
             .fetch_add(bytes, Relaxed)
             .saturating_add(bytes);
-        let is_fair = held_bytes.saturating_add(bytes) <= self.share(self.budget_bytes);
+        let budget_bytes = self.budget_bytes.load(Relaxed);
+        let is_fair = held_bytes.saturating_add(bytes) <= self.share(budget_bytes);
         let limit = if is_fair {
-            self.budget_bytes
-                .saturating_add(self.budget_bytes / OVERCOMMIT_DIVISOR)
+            budget_bytes.saturating_add(budget_bytes / OVERCOMMIT_DIVISOR)
         } else {
-            self.budget_bytes
+            budget_bytes
         };
         if total <= limit {
             return true;
@@ -77,7 +82,8 @@ impl Memory {
 
     /// Returns the queue size above which a queue is paused in favour of the others.
     pub(super) fn pause_above(&self) -> usize {
-        self.share(self.budget_bytes.saturating_sub(self.used_bytes()))
+        let budget_bytes = self.budget_bytes.load(Relaxed);
+        self.share(budget_bytes.saturating_sub(self.used_bytes()))
     }
 
     /// Returns the bytes in use.

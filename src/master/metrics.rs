@@ -120,7 +120,10 @@ impl ObservedRole for MasterObserver {
                 [Sample::of(records.audit.dropped())],
             )?;
         }
-        let (used, limit) = (self.0.router.used_bytes(), self.0.limits.memory_bytes);
+        let (used, limit) = (
+            self.0.router.used_bytes(),
+            self.0.settings().limits.memory_bytes,
+        );
         families.queue_memory(used as u64, limit as u64)?;
         families.refusals(&self.0.router.refusals)
     }
@@ -160,7 +163,7 @@ fn describe_links(
     families.gauge_of_counts(
         "report_links_limit",
         "The limit of links, as the limit of open files allows it (limits.links).",
-        [Sample::of(shared.limits.links)],
+        [Sample::of(shared.settings().limits.links)],
     )?;
     families.counter(
         "report_established_links",

@@ -21,14 +21,18 @@ mod attach_queue;
 mod audit;
 mod auth;
 mod channel_queue;
+mod connection_settings;
 mod drain;
 mod events;
 mod front;
+mod handle;
 mod handshakes;
 mod identity;
 mod limits;
 mod link_handler;
 mod link_totals;
+mod listen_host;
+mod listeners;
 mod memory;
 mod metrics;
 mod parameters;
@@ -49,24 +53,26 @@ mod tests;
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, Mutex, RwLock, atomic::AtomicU64},
     time::Duration,
 };
 
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{field::display, info};
 
 use self::{
-    administrator::Administrator, admission::Admission, auth::Authenticator, front::Front,
-    handshakes::Handshakes, metrics::MasterObserver, router::Router, shared::MasterShared,
+    administrator::Administrator,
+    admission::Admission,
+    auth::Authenticator,
+    connection_settings::ConnectionSettings,
+    handshakes::Handshakes,
+    listeners::{BoundListener, Listeners},
+    metrics::MasterObserver,
+    router::Router,
+    shared::MasterShared,
     threads::Threads,
 };
-use crate::{
-    metrics::ObservedRole,
-    net::{congestion_control::LinkCongestionControl, tcp},
-    throttle::LogLimit,
-};
+use crate::{metrics::ObservedRole, throttle::LogLimit};
 
 #[cfg(feature = "store")]
 use self::shared::StoreRecords;
@@ -83,8 +89,10 @@ pub use self::{
     },
     events::{EventKind, EventPeer, MasterEvent},
     front::{Fallback, HEALTH_PATH, MIN_HEADER_BYTES, TrustedProxies},
+    handle::MasterHandle,
     identity::{CredentialLookup, Identity, KnownCredential},
     limits::MasterLimits,
+    listen_host::{ListenHostError, resolve_listen_host},
     parameters::{MasterError, MasterParameters, MasterTiming, MasterTlsFiles},
     policies::{Clock, MasterPolicies, QuotaState, SystemClock},
 };
@@ -92,7 +100,7 @@ pub use self::{
 /// A master with bound listeners. It accepts connections in [`Master::run`].
 pub struct Master {
     shared: Arc<MasterShared>,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<BoundListener>,
 }
 
 impl Master {
@@ -102,58 +110,41 @@ impl Master {
     /// When an address cannot be bound, the certificate is unusable, or the system refuses a
     /// thread.
     pub fn bind(parameters: MasterParameters) -> Result<Self, MasterError> {
+        if parameters.listen_at.is_empty() {
+            return Err(MasterError::NoAddress);
+        }
+        let settings = ConnectionSettings::new(&parameters)?;
+        let listeners = BoundListener::bind_all(&parameters.listen_at)?;
         let MasterParameters {
-            listen_at,
-            path,
             link_key,
             policies,
-            #[cfg(feature = "store")]
-            retention,
-            tls,
-            healthz,
-            fallback,
-            trusted_proxies: trusted,
-            proxy_protocol,
-            congestion_control,
             limits,
             timing,
             threads,
+            #[cfg(feature = "store")]
+            listen_at,
+            #[cfg(feature = "store")]
+            retention,
+            ..
         } = parameters;
-        if listen_at.is_empty() {
-            return Err(MasterError::NoAddress);
-        }
-        let tls = tls.as_ref().map(MasterTlsFiles::acceptor).transpose()?;
-        let listeners = listen(&listen_at)?;
-        let front = Front {
-            path,
-            healthz,
-            fallback,
-            trusted,
-            header_bytes: limits.header_bytes,
-            header_timeout: timing.header,
-            connection_timeout: timing.connection,
-        };
         let router = Router::new(&limits, Arc::clone(&policies));
         let shared = Arc::new(MasterShared {
-            front,
-            proxy_protocol,
-            congestion_control: LinkCongestionControl::new(congestion_control),
-            tls,
-            tls_timeout: timing.tls,
-            keep_alive: timing.keep_alive,
+            settings: RwLock::new(settings),
+            listeners: Listeners::default(),
             authenticator: Authenticator::new(link_key, policies, timing.authentication),
             log_limit: LogLimit::new(),
             admission: Admission::new(&limits, Arc::clone(&router.refusals)),
             handshakes: Handshakes::for_threads(threads),
-            refusals: Arc::new(Semaphore::new(limits.refusals())),
             #[cfg(feature = "store")]
             records: StoreRecords::new(&router, &listen_at, retention),
             router,
-            limits,
             next_link: AtomicU64::new(1),
             threads: Threads::start(threads).map_err(MasterError::Threads)?,
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
+            retired: CancellationToken::new(),
+            restarts: Semaphore::new(1),
+            admin_listener: Mutex::default(),
             aborting: CancellationToken::new(),
         });
         Ok(Master { shared, listeners })
@@ -165,7 +156,7 @@ impl Master {
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
         self.listeners
             .iter()
-            .filter_map(|listener| listener.local_addr().ok())
+            .filter_map(BoundListener::local_addr)
             .collect()
     }
 
@@ -190,9 +181,16 @@ impl Master {
         Arc::new(Administrator(Arc::clone(&self.shared)))
     }
 
-    /// Relays until `cancel` is cancelled, then drains. A drain closes the listeners, sends GOAWAY
-    /// to every link within half of `grace`, and waits for at most `grace`. Then it ends the
-    /// remaining links with ERROR `shutdown`. The function returns when every task has ended.
+    /// Returns a handle that changes the master while it runs.
+    #[must_use]
+    pub fn handle(&self) -> MasterHandle {
+        MasterHandle::new(&self.shared)
+    }
+
+    /// Relays until `cancel` is cancelled or a new process has taken over, then drains. A drain
+    /// closes the listeners, sends GOAWAY to every link within half of `grace`, and waits for at most
+    /// `grace`. Then it ends the remaining links with ERROR `shutdown`. The function returns when
+    /// every task has ended.
     ///
     /// # Cancel safety
     /// Dropping the future aborts all links at once, without a notice.
@@ -200,12 +198,8 @@ impl Master {
         let Master { shared, listeners } = self;
         let _abort_on_drop = shared.aborting.clone().drop_guard();
         let _drain_on_drop = shared.draining.clone().drop_guard();
-        let mut acceptors = JoinSet::new();
         for listener in listeners {
-            if let Ok(address) = listener.local_addr() {
-                log_listening(&shared, address);
-            }
-            acceptors.spawn(accept::accept(Arc::clone(&shared), listener));
+            shared.listeners.start(&shared, listener);
         }
         let mut maintenance = JoinSet::new();
         let router = Arc::clone(&shared.router);
@@ -225,34 +219,18 @@ impl Master {
             let events = shared.router.policies.events.subscribe();
             records.spawn(events, &ended, &mut writers);
         }
-        cancel.cancelled().await;
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = shared.retired.cancelled() => {}
+        }
         shared.draining.cancel();
         // Close the listeners before GOAWAY: another master may bind the addresses now, and roles
         // that reconnect at once reach it.
-        while acceptors.join_next().await.is_some() {}
+        shared.listeners.closed().await;
         drain::drain(&shared, grace).await;
         ended.cancel();
         while writers.join_next().await.is_some() {}
     }
-}
-
-/// Logs a listener, and the congestion control of its connections from other hosts.
-fn log_listening(shared: &MasterShared, address: SocketAddr) {
-    let is_same_host = address.ip().is_loopback();
-    let in_use = shared.congestion_control.expected(is_same_host);
-    let congestion_control = in_use.algorithm().map(display);
-    info!(%address, path = shared.front.path, tls = shared.tls.is_some(), congestion_control, "listening");
-}
-
-/// Binds all addresses.
-fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, MasterError> {
-    let listen = |address: &SocketAddr| {
-        tcp::listen(*address, addresses).map_err(|source| MasterError::Listen {
-            address: *address,
-            source,
-        })
-    };
-    addresses.iter().map(listen).collect()
 }
 
 impl fmt::Debug for Master {

@@ -7,6 +7,7 @@ use tokio_rustls::TlsAcceptor;
 use super::{
     front::{Fallback, TrustedProxies},
     limits::MasterLimits,
+    listen_host::ListenHostError,
     policies::{MasterPolicies, SystemClock},
 };
 #[cfg(feature = "store")]
@@ -180,6 +181,9 @@ pub enum MasterError {
     /// `listen_at` is empty.
     #[error("master: no address to listen at (set `listen_at`)")]
     NoAddress,
+    /// The host of an address cannot be used.
+    #[error(transparent)]
+    ListenHost(#[from] ListenHostError),
     /// Another process uses the address, or this process may not use it.
     #[error(
         "master: cannot listen at {address}: {source}{}",
@@ -194,6 +198,9 @@ pub enum MasterError {
     /// The system refused another thread.
     #[error("master: cannot start a thread: {0} (raise the process limit, ulimit -u)")]
     Threads(#[source] io::Error),
+    /// The task that derives the key was aborted.
+    #[error("master: cannot derive the link key: {0}")]
+    Key(#[source] tokio::task::JoinError),
     /// The certificate is unusable.
     #[error("master: {0}")]
     Tls(#[from] TlsError),

@@ -12,6 +12,7 @@ use tracing::{Span, debug, field::display, info, warn};
 use super::{
     admission::{AdmissionError, ConnectionPermit},
     auth::AuthError,
+    connection_settings::ConnectionSettings,
     events::{EventKind, EventPeer},
     handshakes::HandshakePermit,
     limits::{LinkNumber, RETRY_AFTER},
@@ -43,12 +44,14 @@ const MAX_RETRY_WITHIN: Duration = Duration::from_secs(60);
 /// The most characters of a peer's agent string in a log line.
 const MAX_AGENT_CHARS: usize = 64;
 
-/// Serves a link of `visitor` until it ends. Its `handshake` ends with WELCOME.
+/// Serves a link of `visitor` until it ends, with the settings of its connection. Its `handshake`
+/// ends with WELCOME.
 ///
 /// # Cancel safety
 /// Dropping the future aborts the link and removes it from the registry.
 pub(super) async fn serve_link(
     shared: Arc<MasterShared>,
+    settings: Arc<ConnectionSettings>,
     socket: MessageSocket,
     number: LinkNumber,
     visitor: IpAddr,
@@ -56,8 +59,10 @@ pub(super) async fn serve_link(
     handshake: HandshakePermit,
 ) {
     // Boxed, so that the future of an idle link does not keep the state of the handshake.
-    let established =
-        Box::pin(handshake.run(establish(&shared, socket, number, visitor, permit))).await;
+    let established = Box::pin(handshake.run(establish(
+        &shared, &settings, socket, number, visitor, permit,
+    )))
+    .await;
     drop(handshake);
     let Some(EstablishedLink {
         socket,
@@ -71,11 +76,11 @@ pub(super) async fn serve_link(
     let is_logged = log_up(&shared, &hello, &link);
     let (role, keep_alive) = (
         hello.claims.role,
-        shared
+        settings
             .keep_alive
             .with_quiet_period(hello.claims.quiet_seconds),
     );
-    drop(hello);
+    drop((hello, settings));
     let session = Link::new(socket, Arc::clone(&link.outbox), keep_alive);
     let mut handler = LinkHandler {
         router: Arc::clone(&shared.router),
@@ -110,6 +115,7 @@ struct EstablishedLink {
 /// left.
 async fn establish(
     shared: &MasterShared,
+    settings: &ConnectionSettings,
     mut socket: MessageSocket,
     number: LinkNumber,
     visitor: IpAddr,
@@ -143,7 +149,7 @@ async fn establish(
     if shared.draining.is_cancelled() {
         link.outbox.control(&Frame::GoAway(shutdown_notice()));
     }
-    if !welcome(shared, &mut socket, &hello, &welcome_key).await {
+    if !welcome(shared, settings, &mut socket, &hello, &welcome_key).await {
         return None;
     }
     link.mark_established();
@@ -264,6 +270,7 @@ fn report_ended(shared: &MasterShared, link: &LinkRef, reason: impl FnOnce() -> 
 
 async fn welcome(
     shared: &MasterShared,
+    settings: &ConnectionSettings,
     socket: &mut MessageSocket,
     hello: &Hello,
     key: &LinkKey,
@@ -271,10 +278,10 @@ async fn welcome(
     let links = shared.router.registry().links();
     let terms = Terms {
         version: frame::VERSION,
-        heartbeat_seconds: u32::try_from(shared.keep_alive.interval.as_secs().max(1))
+        heartbeat_seconds: u32::try_from(settings.keep_alive.interval.as_secs().max(1))
             .unwrap_or(u32::MAX),
-        max_channels: shared.limits.channels_per_link,
-        max_ports: shared.limits.ports_per_link,
+        max_channels: settings.limits.channels_per_link,
+        max_ports: settings.limits.ports_per_link,
         retry_within_ms: retry_within_ms(links),
     };
     let welcomed = authenticate::welcome(socket, key, hello, &terms);

@@ -1,9 +1,9 @@
 //! The state that all tasks of a master share.
 
 use std::{
+    io,
     net::IpAddr,
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicU64},
 };
 
 #[cfg(feature = "store")]
@@ -11,15 +11,14 @@ use std::net::SocketAddr;
 use tokio::sync::Semaphore;
 #[cfg(feature = "store")]
 use tokio::{sync::broadcast::Receiver, task::JoinSet};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     admission::{Admission, AdmissionError, ConnectionPermit},
     auth::Authenticator,
-    front::Front,
+    connection_settings::ConnectionSettings,
     handshakes::Handshakes,
-    limits::MasterLimits,
+    listeners::Listeners,
     router::Router,
     threads::Threads,
 };
@@ -27,28 +26,20 @@ use super::{
 use super::{audit::AuditWriter, events::MasterEvent, usage::Usage};
 #[cfg(feature = "store")]
 use crate::store::Retention;
-use crate::{
-    link::KeepAliveTiming, net::congestion_control::LinkCongestionControl, throttle::LogLimit,
-};
+use crate::{successor::PassedListener, throttle::LogLimit};
 use report_proto::frame::{Code, Notice};
 
 /// The state that all tasks of a master share.
 pub(super) struct MasterShared {
-    pub(super) front: Front,
-    pub(super) proxy_protocol: bool,
-    pub(super) congestion_control: LinkCongestionControl,
-    pub(super) tls: Option<TlsAcceptor>,
-    pub(super) tls_timeout: Duration,
-    pub(super) keep_alive: KeepAliveTiming,
+    /// The settings of the next connection.
+    pub(super) settings: RwLock<Arc<ConnectionSettings>>,
+    pub(super) listeners: Listeners,
     pub(super) authenticator: Authenticator,
-    pub(super) limits: MasterLimits,
     /// The limit of log lines about unauthenticated peers.
     pub(super) log_limit: LogLimit,
     pub(super) admission: Arc<Admission>,
     /// The room for connections between accept and WELCOME.
     pub(super) handshakes: Handshakes,
-    /// The room for connections that get an answer although there is no place for them.
-    pub(super) refusals: Arc<Semaphore>,
     pub(super) router: Arc<Router>,
     /// The usage and the audit log of a master with a database.
     #[cfg(feature = "store")]
@@ -58,6 +49,12 @@ pub(super) struct MasterShared {
     pub(super) tasks: TaskTracker,
     /// Cancelled at the start of a drain: the master accepts no connection and sends GOAWAY.
     pub(super) draining: CancellationToken,
+    /// Cancelled when a new process has taken over. Starts a drain.
+    pub(super) retired: CancellationToken,
+    /// One permit: a master starts one new process at a time.
+    pub(super) restarts: Semaphore,
+    /// The listener of the admin address, which a new process takes over too.
+    pub(super) admin_listener: Mutex<Option<PassedListener>>,
     /// Cancelled at the end of a drain: aborts all remaining tasks.
     pub(super) aborting: CancellationToken,
 }
@@ -103,10 +100,46 @@ impl StoreRecords {
 }
 
 impl MasterShared {
+    /// Returns the settings of the next connection.
+    pub(super) fn settings(&self) -> Arc<ConnectionSettings> {
+        let settings = self.settings.read();
+        Arc::clone(&settings.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Replaces the settings of the next connections.
+    pub(super) fn set_settings(&self, settings: Arc<ConnectionSettings>) {
+        let mut current = self
+            .settings
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = settings;
+    }
+
+    /// Replaces the listener of the admin address.
+    pub(super) fn set_admin_listener(&self, listener: Option<PassedListener>) {
+        let mut current = self
+            .admin_listener
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = listener;
+    }
+
+    /// Returns a duplicate of the listener of the admin address, if there is one.
+    pub(super) fn admin_listener(&self) -> io::Result<Option<PassedListener>> {
+        let current = self.admin_listener.lock();
+        let current = current.unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().map(PassedListener::try_clone).transpose()
+    }
+
     /// Counts a connection from `peer`. The visitor behind a trusted proxy is not known yet.
-    pub(super) fn admit(&self, peer: IpAddr) -> Result<ConnectionPermit, AdmissionError> {
+    pub(super) fn admit(
+        &self,
+        settings: &ConnectionSettings,
+        peer: IpAddr,
+    ) -> Result<ConnectionPermit, AdmissionError> {
+        let trusted = &settings.front.trusted;
         self.admission
-            .admit(Some(peer).filter(|peer| !self.front.trusted.trusts(*peer)))
+            .admit(Some(peer).filter(|peer| !trusted.trusts(*peer)))
     }
 }
 

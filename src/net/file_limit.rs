@@ -33,6 +33,10 @@ const FAR_FROM_LIMIT: u64 = 512;
 /// The descriptor number of the last new connection.
 static LAST_NUMBER: AtomicU64 = AtomicU64::new(0);
 
+/// The remedy for a role that a low limit of open files restricts.
+pub const RAISE_LIMIT_HINT: &str =
+    "raise the limit of open files (LimitNOFILE= in systemd, ulimit -Hn in a shell)";
+
 /// The minimum time between two log lines about the same problem.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 

@@ -23,6 +23,7 @@ pub mod local_stream;
 pub mod memory;
 pub mod middlebox;
 mod name_error;
+pub mod passed_sockets;
 pub mod proxy;
 pub mod proxy_protocol;
 pub mod read_ahead;

@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::passed_sockets;
 use crate::diagnosis::{Diagnosis, DiagnosisCode};
 
 /// The length of the accept queue. After a restart all links reconnect at once, and browsers open
@@ -78,22 +79,76 @@ pub fn limit_segments(socket: &impl AsFd) {
 #[cfg(not(unix))]
 pub fn limit_segments<S>(_socket: &S) {}
 
-/// Listens at `address`. An IPv6 wildcard also accepts IPv4, unless `all` contains an IPv4 address
-/// with the same port.
+/// An address to listen at. An IPv6 wildcard also accepts IPv4, unless the process listens at an IPv4
+/// address with the same port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenerAddress {
+    address: SocketAddr,
+    is_only_v6: bool,
+}
+
+impl ListenerAddress {
+    /// Creates one of `all` addresses at which the process listens.
+    #[must_use]
+    pub fn new(address: SocketAddr, all: &[SocketAddr]) -> Self {
+        let mut others = all.iter();
+        ListenerAddress {
+            address,
+            is_only_v6: address.is_ipv6()
+                && others.any(|other| other.is_ipv4() && other.port() == address.port()),
+        }
+    }
+
+    /// Returns all addresses at which the process listens.
+    pub fn all(addresses: &[SocketAddr]) -> impl Iterator<Item = Self> {
+        addresses
+            .iter()
+            .map(move |address| ListenerAddress::new(*address, addresses))
+    }
+
+    /// Returns the address without its relation to the others.
+    #[must_use]
+    pub fn socket_addr(self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns the port.
+    #[must_use]
+    pub fn port(self) -> u16 {
+        self.address.port()
+    }
+}
+
+/// Listens at `address`, one of `all` addresses at which the process listens. See [`listen_at`].
 ///
 /// # Errors
 /// If the address is in use, or not an address of this machine.
 pub fn listen(address: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> {
+    listen_at(ListenerAddress::new(address, all))
+}
+
+/// Listens at `address`. Takes over the listener that another process has passed for this address,
+/// if there is one.
+///
+/// # Errors
+/// If the address is in use, or not an address of this machine.
+pub fn listen_at(
+    ListenerAddress {
+        address,
+        is_only_v6,
+    }: ListenerAddress,
+) -> io::Result<TcpListener> {
+    if let Some(passed) = passed_sockets::take_tcp(address) {
+        passed.set_nonblocking(true)?;
+        return TcpListener::from_std(passed);
+    }
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
     if address.is_ipv6() {
-        let beside = all
-            .iter()
-            .any(|other| other.is_ipv4() && other.port() == address.port());
-        socket.set_only_v6(beside)?;
+        socket.set_only_v6(is_only_v6)?;
     }
     // A restarted master can bind its address despite connections in TIME_WAIT. (On Windows this
     // option would let two processes share the address.)

@@ -41,6 +41,7 @@ mod store_daemons;
 #[path = "../support/mod.rs"]
 mod support;
 mod survival;
+mod systemd;
 mod traffic;
 #[cfg(target_os = "linux")]
 mod unix_sockets;

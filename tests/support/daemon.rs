@@ -241,7 +241,7 @@ fn send(signal: Signal, target: &str) {
 }
 
 /// Whether the process has ended, reaped or not.
-fn is_dead(pid: u32) -> bool {
+pub(crate) fn is_dead(pid: u32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
         return true;
     };

@@ -38,15 +38,35 @@ const SERVER_DIVISOR: usize = 8;
 /// The connection places of a master.
 #[derive(Debug)]
 pub(super) struct Admission {
+    places: Mutex<Places>,
+}
+
+/// The most connections in total, for each party, and in classes.
+#[derive(Debug, Clone, Copy, Default)]
+struct PlaceLimits {
     links: usize,
     links_per_address: usize,
     negotiating: usize,
     clients: usize,
-    places: Mutex<Places>,
+}
+
+impl PlaceLimits {
+    fn new(limits: &MasterLimits) -> Self {
+        let negotiating = (limits.links / NEGOTIATING_DIVISOR).max(1);
+        let servers = limits.links / SERVER_DIVISOR;
+        let clients = limits.links.saturating_sub(negotiating);
+        PlaceLimits {
+            links: limits.links,
+            links_per_address: limits.links_per_address,
+            negotiating,
+            clients: clients.saturating_sub(servers).max(1),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Places {
+    limits: PlaceLimits,
     next: u64,
     occupied: HashMap<u64, Place>,
     /// Connections of each party, without evicted ones.
@@ -108,22 +128,18 @@ impl AdmissionError {
 impl Admission {
     /// Creates the table without connections. It counts evictions in `refusals`.
     pub(super) fn new(limits: &MasterLimits, refusals: Arc<RefusalCounts>) -> Arc<Self> {
-        let negotiating = (limits.links / NEGOTIATING_DIVISOR).max(1);
-        let servers = limits.links / SERVER_DIVISOR;
         Arc::new(Admission {
-            links: limits.links,
-            links_per_address: limits.links_per_address,
-            negotiating,
-            clients: limits
-                .links
-                .saturating_sub(negotiating)
-                .saturating_sub(servers)
-                .max(1),
             places: Mutex::new(Places {
+                limits: PlaceLimits::new(limits),
                 refusals,
                 ..Places::default()
             }),
         })
+    }
+
+    /// Applies other limits to the connections that come. Those beyond a lower limit stay.
+    pub(super) fn set_limits(&self, limits: &MasterLimits) {
+        self.places().limits = PlaceLimits::new(limits);
     }
 
     /// Counts one more connection until the permit is dropped: in total and, if known, for its
@@ -134,10 +150,11 @@ impl Admission {
     ) -> Result<ConnectionPermit, AdmissionError> {
         let party = address.map(party);
         let mut places = self.places();
-        self.reserve_in_party(&mut places, party)?;
-        let is_full = places.negotiating.total() >= self.negotiating;
-        if (is_full || places.occupied.len() >= self.links) && !places.evict_for(party) {
-            return Err(AdmissionError::Master(self.links));
+        places.reserve_in_party(party)?;
+        let limits = places.limits;
+        let is_full = places.negotiating.total() >= limits.negotiating;
+        if (is_full || places.occupied.len() >= limits.links) && !places.evict_for(party) {
+            return Err(AdmissionError::Master(limits.links));
         }
         let (number, evicted) = (places.next, CancellationToken::new());
         places.next += 1;
@@ -161,34 +178,29 @@ impl Admission {
         self.places().negotiating.total()
     }
 
-    fn reserve_in_party(
-        &self,
-        places: &mut Places,
-        party: Option<IpAddr>,
-    ) -> Result<(), AdmissionError> {
-        let Some(party) = party else { return Ok(()) };
-        let held = places.parties.get(&party).copied().unwrap_or(0);
-        if held < self.links_per_address {
-            return Ok(());
-        }
-        let random = fastrand::u64(..);
-        if let Some(number) = places
-            .negotiating
-            .random_link_of(party, random)
-            .or_else(|| places.unattached.random_link_of(party, random))
-        {
-            places.evict(number);
-            return Ok(());
-        }
-        Err(AdmissionError::Address(self.links_per_address))
-    }
-
     fn places(&self) -> MutexGuard<'_, Places> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Places {
+    /// Checks that one more connection of a party has a place. May evict another one of the party.
+    fn reserve_in_party(&mut self, party: Option<IpAddr>) -> Result<(), AdmissionError> {
+        let Some(party) = party else { return Ok(()) };
+        let held = self.parties.get(&party).copied().unwrap_or(0);
+        if held < self.limits.links_per_address {
+            return Ok(());
+        }
+        let random = fastrand::u64(..);
+        let negotiating = self.negotiating.random_link_of(party, random);
+        let victim = negotiating.or_else(|| self.unattached.random_link_of(party, random));
+        if let Some(number) = victim {
+            self.evict(number);
+            return Ok(());
+        }
+        Err(AdmissionError::Address(self.limits.links_per_address))
+    }
+
     /// Evicts a negotiating connection to free a place for `party`. The victim is a random
     /// connection of the heaviest party, so that a flood lasts no longer than other connections.
     /// Without such a connection, evicts a client without a tunnel, whose place becomes free soon.
@@ -314,7 +326,7 @@ impl ConnectionPermit {
         {
             return Ok(());
         }
-        self.admission.reserve_in_party(&mut places, Some(party))?;
+        places.reserve_in_party(Some(party))?;
         places.update(self.number, |place| place.party = Some(party));
         Ok(())
     }
@@ -336,7 +348,7 @@ impl ConnectionPermit {
             Class::Unattached
         };
         if class == Class::Unattached
-            && places.unattached.total() + places.attached >= self.admission.clients
+            && places.unattached.total() + places.attached >= places.limits.clients
         {
             let party = places
                 .occupied
@@ -349,7 +361,7 @@ impl ConnectionPermit {
                 fastrand::u64(..),
             );
             let Some(victim) = victim else {
-                return Err(AdmissionError::Clients(self.admission.clients));
+                return Err(AdmissionError::Clients(places.limits.clients));
             };
             places.evict(victim);
         }

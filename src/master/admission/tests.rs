@@ -163,3 +163,33 @@ fn proxied_connection_counts_for_its_visitor_once_known() {
     drop(second);
     assert!(admission.places().parties.is_empty());
 }
+
+#[test]
+fn changed_limits_keep_connections_and_apply_to_the_next_ones() {
+    let admission = admission(64, 2);
+    let held: Vec<_> = (0..2)
+        .map(|_| {
+            let permit = admit(&admission, 1);
+            let link = become_link(&permit, Role::Server);
+            (permit, link)
+        })
+        .collect();
+    let limits = |links_per_address| MasterLimits {
+        links: 64,
+        links_per_address,
+        ..MasterLimits::default()
+    };
+    let refused = |most| {
+        let error = admission.admit(address(1)).expect_err("no place");
+        assert_eq!(error, AdmissionError::Address(most));
+    };
+    refused(2);
+    admission.set_limits(&limits(1));
+    refused(1);
+    assert!(
+        held.iter()
+            .all(|(permit, _)| !permit.evicted.is_cancelled())
+    );
+    admission.set_limits(&limits(3));
+    drop(admit(&admission, 1));
+}

@@ -77,7 +77,7 @@ impl Router {
     /// database is away, this takes effect now.
     pub(in crate::master) fn set_store_problem(&self, problem: Option<StoreProblem>) {
         let has_turned = self.policies.set_problem(problem);
-        if has_turned && self.policies.unknown_keys == UnknownKeys::Admit {
+        if has_turned && self.policies.registration_rules().unknown_keys == UnknownKeys::Admit {
             self.enforce(Scope::All);
         }
     }

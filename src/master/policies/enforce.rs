@@ -14,17 +14,18 @@ use tokio::time::sleep;
 use tracing::info;
 
 use super::{
-    DeniedRequest, LiveKeys, MasterPolicies, QuotaState, denied_notice,
+    DeniedRequest, LiveKeys, MasterPolicies, QuotaState, RegistrationRules, denied_notice,
     link_slots::{AccountSlot, LinkSlots},
 };
 use crate::{
+    config::UnknownKeys,
     master::{
         limits::LinkNumber,
         rates::{RateSubject, SubjectLimits},
         registry::Candidate,
         router::{ChannelPair, LinkPeer, LinkRef, Router},
     },
-    policy::{AccountId, Affected, CredentialId, Denied, LimitSubject, PolicyTable},
+    policy::{AccountId, Admission, Affected, CredentialId, Denied, LimitSubject, PolicyTable},
 };
 use report_proto::{
     frame::{RefusedPort, Registered},
@@ -45,10 +46,6 @@ pub(in crate::master) enum Scope<'a> {
     /// Those that these records concern.
     Affected(&'a Affected),
     /// Everything.
-    #[cfg_attr(
-        not(feature = "store"),
-        allow(dead_code, reason = "no store is ever away")
-    )]
     All,
 }
 
@@ -174,6 +171,21 @@ impl Router {
                 self.register_refused(|_, _, denied| waits_for_room(denied));
                 sleep(REFUSED_PAUSE).await;
             }
+        }
+    }
+
+    /// Changes which key ids servers may register, and decides the present registrations again.
+    pub(in crate::master) fn set_registration_rules(
+        &self,
+        admission: Admission,
+        unknown_keys: UnknownKeys,
+    ) {
+        let rules = RegistrationRules {
+            admission,
+            unknown_keys,
+        };
+        if self.policies.set_registration_rules(rules) {
+            self.enforce(Scope::All);
         }
     }
 

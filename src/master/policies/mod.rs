@@ -87,8 +87,7 @@ pub struct MasterPolicies {
     /// Counts bytes and new tunnels.
     #[cfg(feature = "store")]
     pub(super) meter: Arc<UsageMeter>,
-    admission: Admission,
-    unknown_keys: UnknownKeys,
+    registration_rules: RwLock<RegistrationRules>,
     clock: Arc<dyn Clock>,
     problem: RwLock<Option<StoreProblem>>,
     usage: Mutex<UsageNumbers>,
@@ -106,6 +105,13 @@ pub struct MasterPolicies {
     has_room_for_refused: AtomicBool,
     #[cfg(feature = "store")]
     followed: std::sync::OnceLock<sync::FollowedStore>,
+}
+
+/// Which key ids servers may register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct RegistrationRules {
+    admission: Admission,
+    unknown_keys: UnknownKeys,
 }
 
 /// Numbers that the usage of all masters adds to those of this one.
@@ -129,8 +135,10 @@ impl MasterPolicies {
             version: AtomicU64::new(0),
             #[cfg(feature = "store")]
             meter: UsageMeter::new(),
-            admission,
-            unknown_keys,
+            registration_rules: RwLock::new(RegistrationRules {
+                admission,
+                unknown_keys,
+            }),
             clock,
             problem: RwLock::default(),
             usage: Mutex::default(),
@@ -165,7 +173,21 @@ impl MasterPolicies {
     /// Returns which key ids servers may register.
     #[must_use]
     pub fn admission(&self) -> Admission {
-        self.admission
+        self.registration_rules().admission
+    }
+
+    /// Changes which key ids servers may register. Returns whether it was another choice.
+    fn set_registration_rules(&self, rules: RegistrationRules) -> bool {
+        let current = self.registration_rules.write();
+        let mut current = current.unwrap_or_else(PoisonError::into_inner);
+        let has_changed = *current != rules;
+        *current = rules;
+        has_changed
+    }
+
+    fn registration_rules(&self) -> RegistrationRules {
+        let rules = self.registration_rules.read();
+        *rules.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns why the policies may be outdated.
@@ -252,13 +274,14 @@ impl MasterPolicies {
     /// Returns the admission that applies to a key id: while the database is away, unknown key ids
     /// are admitted if so configured.
     fn admission_of(&self, table: &PolicyTable, key: Id) -> Admission {
-        let is_admitted = self.unknown_keys == UnknownKeys::Admit
+        let rules = self.registration_rules();
+        let is_admitted = rules.unknown_keys == UnknownKeys::Admit
             && table.key(key).is_none()
             && self.problem().is_some_and(|problem| problem.is_away);
         if is_admitted {
             Admission::Open
         } else {
-            self.admission
+            rules.admission
         }
     }
 
@@ -289,7 +312,7 @@ impl fmt::Debug for MasterPolicies {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("MasterPolicies")
-            .field("admission", &self.admission)
+            .field("admission", &self.admission())
             .finish_non_exhaustive()
     }
 }

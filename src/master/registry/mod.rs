@@ -160,6 +160,12 @@ impl<L: Clone, A: Clone> Registry<L, A> {
         }
     }
 
+    /// Applies other limits to the key ids and channels that come. Those beyond a lower limit stay.
+    pub(super) fn set_limits(&mut self, limits: &MasterLimits) {
+        self.ports_per_link = limits.ports_per_link as usize;
+        self.channels_per_link = limits.channels_per_link;
+    }
+
     /// Opens a channel of a client. Assigns the request to a server, or keeps it until a matching
     /// server registers or has room. Servers to avoid are the last choice.
     pub(super) fn attach(

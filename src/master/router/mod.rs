@@ -100,6 +100,12 @@ impl Router {
         })
     }
 
+    /// Applies other limits to what comes.
+    pub(super) fn set_limits(&self, limits: &MasterLimits) {
+        self.registry().set_limits(limits);
+        self.budget.set_bytes(limits.memory_bytes);
+    }
+
     /// Creates a link reference with a new outbox, whose memory is charged to the budget.
     pub(super) fn new_link(&self, peer: LinkPeer) -> Arc<LinkRef> {
         LinkRef::new(&self.budget, peer, self.policies.clock().seconds())

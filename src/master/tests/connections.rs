@@ -182,7 +182,7 @@ async fn full_master_answers_503_with_retry_after() {
         );
         // A master of this size answers one connection at a time.
         until("the refusal has ended", || {
-            master.shared.refusals.available_permits() == 1
+            master.shared.settings().refusals.available_permits() == 1
         })
         .await;
     }
@@ -212,7 +212,7 @@ async fn silent_connections_take_the_answers_of_a_full_master_for_a_short_time()
     let (_client, _server) = connected_pair(&master).await;
     let _silent = master.connect().await;
     until("it waits for a request", || {
-        master.shared.refusals.available_permits() == 0
+        master.shared.settings().refusals.available_permits() == 0
     })
     .await;
     let mut closed = master.connect().await;
@@ -220,7 +220,7 @@ async fn silent_connections_take_the_answers_of_a_full_master_for_a_short_time()
     let _ = with_timeout(closed.read_to_end(&mut rest)).await;
     assert!(rest.is_empty(), "closed without an answer: {rest:?}");
     until("the time of the silent connection is over", || {
-        master.shared.refusals.available_permits() == 1
+        master.shared.settings().refusals.available_permits() == 1
     })
     .await;
     let answer = response_to(&master, &request("/")).await;

@@ -13,6 +13,7 @@ mod idle_links;
 mod metrics;
 mod policies;
 mod rates;
+mod reconfigure;
 mod router;
 mod router_limits;
 mod router_links;

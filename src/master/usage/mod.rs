@@ -80,7 +80,7 @@ const MAX_NAME: usize = 64;
 pub(super) struct Usage {
     store: Arc<Store>,
     router: Arc<Router>,
-    retention: Retention,
+    retention: Mutex<Retention>,
     /// The id of this start.
     epoch: Id,
     /// The name for people.
@@ -102,7 +102,7 @@ impl Usage {
         Arc::new(Usage {
             store,
             router,
-            retention,
+            retention: Mutex::new(retention),
             epoch: Id(random::bytes()),
             name: name.chars().take(MAX_NAME).collect(),
             ledger: Mutex::new(UsageLedger::new()),
@@ -169,7 +169,8 @@ impl Usage {
             rounds.tick().await;
             self.policies().meter.forget_old(now());
             let now = self.clock().seconds();
-            let done = self.store.maintain(now, &self.retention).await;
+            let retention = self.retention();
+            let done = self.store.maintain(now, &retention).await;
             log_failure("database not maintained", done.map(|_| ()));
         }
     }
@@ -239,6 +240,22 @@ impl Usage {
 
     fn clock(&self) -> &dyn Clock {
         &**self.policies().clock()
+    }
+
+    /// Keeps the past for another time from the next round of maintenance on.
+    pub(super) fn set_retention(&self, retention: Retention) {
+        let mut current = self
+            .retention
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = retention;
+    }
+
+    fn retention(&self) -> Retention {
+        *self
+            .retention
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ledger(&self) -> MutexGuard<'_, UsageLedger> {

@@ -23,7 +23,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{UnixListener, UnixStream};
 use tracing::debug;
 
-use super::unix_owner::FileOwner;
+use super::{passed_sockets, unix_owner::FileOwner};
 
 /// The mode and the owner of a socket file, which decide who may connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -265,6 +265,8 @@ fn check_unused(path: &Path) -> io::Result<Option<FileIdentity>> {
     // A listener with a full backlog must not block this process.
     socket.set_nonblocking(true)?;
     match socket.connect(&SockAddr::unix(path)?) {
+        // A restarted process takes over from the one that has started it.
+        Ok(()) if passed_sockets::is_successor() => Ok(Some((found.dev(), found.ino()))),
         Ok(()) => Err(in_use()),
         Err(error) => match error.kind() {
             io::ErrorKind::ConnectionRefused => Ok(Some((found.dev(), found.ino()))),

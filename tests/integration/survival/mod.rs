@@ -13,6 +13,7 @@ mod master_failures;
 mod outages;
 mod pauses;
 mod programs;
+mod restarts;
 mod slow_paths;
 pub(crate) mod stream_load;
 mod unsurvivable;

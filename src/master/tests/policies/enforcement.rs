@@ -310,3 +310,22 @@ async fn refused_registrations_are_retried_with_a_pause() {
     tokio::time::sleep(10 * pause).await;
     assert_eq!(registered(), 2);
 }
+
+#[tokio::test]
+async fn changed_admission_decides_registrations_again_in_both_directions() {
+    let master = start_deciding(policies(Admission::Open), |_| {});
+    let (mut server, answer) = master.server_with(2, PORT).await;
+    assert_eq!(answer, Registered::new(vec![PORT]));
+    let router = &master.shared.router;
+    router.set_registration_rules(Admission::Owned, UnknownKeys::Refuse);
+    assert_eq!(
+        server.next().await,
+        Frame::Registered(refused(PORT, Denied::KeyNotOwned))
+    );
+    router.set_registration_rules(Admission::Open, UnknownKeys::Refuse);
+    assert_eq!(
+        server.next().await,
+        Frame::Registered(Registered::new(vec![PORT]))
+    );
+    server.expect_alive().await;
+}
