@@ -11,7 +11,7 @@ use crate::{
     admin::AdminService,
     client::{Client, ClientParameters, ClientPort, PortAddress},
     config::{
-        ByteSize, ClientConfig, Config, CredentialKey, HostPort, LinkConfig, LocalAddress,
+        ByteSize, ClientConfig, Config, CredentialKey, LinkConfig, LocalAddress,
         MasterChoice, MasterConfig, PortConfig, RoleConfig, ServerConfig, ServerLimitsConfig,
         Target,
     },
