@@ -20,6 +20,7 @@ mod credential;
 mod dial_values;
 mod document;
 mod error;
+mod invite;
 mod link;
 mod local_address;
 mod master;
@@ -52,6 +53,7 @@ pub use credential::CredentialKey;
 pub use error::{
     ConfigError, ConfigProblem, Fault, FieldPath, InvalidValue, PathSegment, Position, Warning,
 };
+pub use invite::{Invite, InviteError};
 pub use link::{ConnectTimeout, LinkConfig, LinkTlsConfig, LinksConfig, ResumeTimeout};
 pub use local_address::{
     LocalAddress, PortRange, RANGE_MAX, Target, UNIX_ADDRESS_MAX, UnixAddress,
