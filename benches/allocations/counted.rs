@@ -14,7 +14,7 @@ use allocation_counter::AllocationInfo;
 use anyhow::Context;
 use report::{
     client::{Client, ClientParameters, ClientPort},
-    config::{ClientConfig, LinkConfig, MasterConfig, Secret, ServerConfig},
+    config::{ClientConfig, HostPort, LinkConfig, MasterConfig, Secret, ServerConfig, Target},
     link::{KeepAliveTiming, authenticate::LinkSecret},
     master::{Master, MasterParameters, TrustedProxies},
     net::dial::{DialParameters, Dialer},
@@ -242,6 +242,13 @@ async fn start_master() -> anyhow::Result<(RoleThread, SocketAddr)> {
     Ok((master, address.context("the master does not listen")?))
 }
 
+fn host_port(address: SocketAddr) -> HostPort {
+    HostPort {
+        host: address.ip().to_string(),
+        port: address.port(),
+    }
+}
+
 fn start_server(
     master: SocketAddr,
     service: SocketAddr,
@@ -251,8 +258,7 @@ fn start_server(
     Ok(RoleThread::start(move |cancel| async move {
         let offered = ServerPort {
             port,
-            host: service.ip().to_string(),
-            tcp_port: service.port(),
+            service: Target::Tcp(host_port(service)),
             proxy_protocol: false,
         };
         let link = LinkConfig::new(master.to_string().parse()?);
@@ -277,7 +283,7 @@ async fn start_client(
     let client = RoleThread::start(move |cancel| async move {
         let ports = vec![ClientPort {
             port,
-            local_address: "127.0.0.1:0".to_owned(),
+            local_address: host_port(SocketAddr::from(([127, 0, 0, 1], 0))).into(),
         }];
         let config = ClientConfig::new(LinkConfig::new(master.to_string().parse()?), Vec::new());
         let client = Client::bind(ClientParameters {

@@ -25,8 +25,6 @@ mod parties;
 mod routes;
 #[cfg(test)]
 mod tests;
-#[cfg(unix)]
-mod unix_socket;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -43,11 +41,14 @@ use self::{
     parties::Parties,
     routes::{Access, routes},
 };
+#[cfg(unix)]
+use crate::net::unix_socket::{SocketAccess, UnixSocket};
 use crate::{
     config::{AdminAddress, AdminConfig, TlsFilesConfig},
     metrics::ObservedRole,
     net::{
         file_limit::ThrottledLog,
+        local_listener::listen_remedy,
         tcp::{self, is_single_connection_error},
         tls::{ReloadingCertificate, TlsError},
     },
@@ -66,7 +67,7 @@ pub enum AdminError {
     /// The system refuses the address.
     #[error(
         "cannot listen at `admin.listen_at` {address}: {source}{}",
-        advice(source)
+        listen_remedy(source)
     )]
     Listen {
         /// The address.
@@ -94,21 +95,6 @@ pub enum AdminError {
     #[cfg(feature = "store")]
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
-}
-
-fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse | io::ErrorKind::AlreadyExists => {
-            " (choose another address or stop the program that uses it)"
-        }
-        io::ErrorKind::NotFound => {
-            " (create the folder of the socket; systemd does with `RuntimeDirectory`)"
-        }
-        io::ErrorKind::PermissionDenied => {
-            " (the process must be able to write the folder of the socket; ports below 1024 need a privilege)"
-        }
-        _ => "",
-    }
 }
 
 /// The content of an admin address.
@@ -152,7 +138,7 @@ pub struct AdminListener {
 enum AdminSocket {
     Tcp(TcpListener),
     #[cfg(unix)]
-    Unix(unix_socket::UnixSocket),
+    Unix(UnixSocket),
 }
 
 /// A connection to the admin address.
@@ -295,8 +281,11 @@ impl AdminListener {
             }
             #[cfg(unix)]
             AdminSocket::Unix(socket) => {
-                let path = socket.path().display();
-                info!(%path, "admin address: serving metrics and health checks");
+                let path = socket.path().map(|path| path.display());
+                info!(
+                    path = path.map(tracing::field::display),
+                    "admin address: serving metrics and health checks"
+                );
             }
         }
     }
@@ -328,7 +317,10 @@ impl AdminSocket {
                 tcp::listen(*address, &[]).map(AdminSocket::Tcp)
             }
             #[cfg(unix)]
-            AdminAddress::Unix(path) => unix_socket::UnixSocket::bind(path).map(AdminSocket::Unix),
+            AdminAddress::Unix(path) => {
+                let address = std::os::unix::net::SocketAddr::from_pathname(path)?;
+                UnixSocket::bind(&address, SocketAccess::PRIVATE).map(AdminSocket::Unix)
+            }
             #[cfg(not(unix))]
             AdminAddress::Unix(_) => Err(io::Error::new(
                 io::ErrorKind::Unsupported,

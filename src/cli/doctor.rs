@@ -191,13 +191,19 @@ fn problem_diagnosis(problem: &ConfigProblem) -> Diagnosis {
 
 fn describe_role(role: &RoleConfig) -> String {
     let of = |link: &LinkConfig, ports: &[PortConfig]| {
-        let (masters, ports) = (link.masters.len(), ports.len());
+        let masters = link.masters.len();
+        let (used, unused): (Vec<_>, Vec<_>) = ports.iter().partition(|port| port.enabled);
+        let (used, unused) = (used.len(), unused.len());
         let plural = |count| if count == 1 { "" } else { "s" };
+        let disabled = match unused {
+            0 => String::new(),
+            unused => format!(" and {unused} disabled"),
+        };
         format!(
-            "a {} of {masters} master{}, {ports} port{}",
+            "a {} of {masters} master{}, {used} port{}{disabled}",
             role.name(),
             plural(masters),
-            plural(ports)
+            plural(used)
         )
     };
     match role {

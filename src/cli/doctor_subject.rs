@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::roles::{self, client_secret, port_parameters, server_secret, uplink};
 use crate::{
-    config::{ClientConfig, LinkConfig, LocalAddress, MasterConfig, PortConfig, ServerConfig},
+    config::{
+        ClientConfig, Destinations, LinkConfig, MasterConfig, PortConfig, ServerConfig, Target,
+    },
     doctor::{ListenAddress, MasterSubject, MasterTarget, Subject, SubjectPort},
     link::authenticate::LinkSecret,
     net::{dial::Dialer, tls::TlsError},
@@ -31,18 +33,18 @@ pub(super) fn server_subject(
     server: &ServerConfig,
     times: ProbeTimes,
 ) -> Result<Subject, TlsError> {
-    let service = |port: &PortConfig| match &port.local_address {
-        Some(LocalAddress::Tcp(address)) if port.protocol.has_tcp() => {
-            Some((address.host.clone(), address.port))
-        }
-        _ => None,
+    // The first port of a range stands for all: the others may be in use now and then only.
+    let services = |port: &PortConfig| match port.destinations() {
+        Destinations::Address(address) => address.at(0).into_iter().collect::<Vec<_>>(),
+        Destinations::Targets(targets) => targets.to_vec(),
+        Destinations::Allowed(_) => Vec::new(),
     };
     let link = &server.link;
     Ok(Subject {
         role: Role::Server,
         secret: server_secret(server),
         masters: targets(link, LinkSecret::Anonymous)?,
-        ports: subject_ports(server.enabled_ports(), link, service),
+        ports: subject_ports(server.enabled_ports(), link, services),
         connect_timeout: *link.connect_timeout,
         server_timeout: SERVER_WAIT_MIN,
         heartbeat: *link.heartbeat,
@@ -64,7 +66,7 @@ pub(super) fn client_subject(
         role: Role::Client,
         secret: client_secret(client),
         masters: targets(link, client_secret(client))?,
-        ports: subject_ports(client.enabled_ports(), link, |_| None),
+        ports: subject_ports(client.enabled_ports(), link, |_| Vec::new()),
         connect_timeout: *link.connect_timeout,
         server_timeout: SERVER_WAIT_MIN.max((*client.hold_timeout).min(SERVER_WAIT_MIN * 2)),
         heartbeat: *link.heartbeat,
@@ -95,12 +97,12 @@ fn targets(link: &LinkConfig, secret: LinkSecret) -> Result<Vec<MasterTarget>, T
 fn subject_ports<'c>(
     ports: impl Iterator<Item = &'c PortConfig>,
     link: &LinkConfig,
-    service: impl Fn(&PortConfig) -> Option<(String, u16)>,
+    services: impl Fn(&PortConfig) -> Vec<Target>,
 ) -> Vec<SubjectPort> {
     let process_shared = ProcessShared::default();
     let subject_port = |port: &PortConfig| SubjectPort {
         port: port_parameters(port, link, &process_shared),
-        service: service(port),
+        services: services(port),
     };
     ports.map(subject_port).collect()
 }

@@ -16,7 +16,9 @@ pub(super) fn describe_services(ports: &[PortConfig], link: &LinkConfig) -> Vec<
                 TargetChoice::Spread => format!("dials in turn {}", list(targets)),
             },
             Destinations::Allowed([]) => "refuses every destination".to_owned(),
-            Destinations::Allowed(rules) => format!("dials what visitors name in {}", list(rules)),
+            Destinations::Allowed(rules) => {
+                format!("dials what applications name in {}", list(rules))
+            }
         };
         let health = health_line(port);
         [describe_port(port, &does, link)].into_iter().chain(health)
@@ -166,7 +168,7 @@ mod tests {
         );
         assert_contains(
             exit,
-            &["dials what visitors name in *.lan:443, 10.0.0.0/8:22 (SOCKS5"],
+            &["dials what applications name in *.lan:443, 10.0.0.0/8:22 (SOCKS5"],
         );
         assert_contains(none, &["\"none\": disabled, refuses every destination"]);
     }

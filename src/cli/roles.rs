@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 use super::threads;
 use crate::{
     admin::AdminService,
-    client::{Client, ClientParameters, ClientPort},
+    client::{Client, ClientParameters, ClientPort, PortAddress},
     config::{
         ByteSize, ClientConfig, Config, CredentialKey, HostPort, LinkConfig, LocalAddress,
         MasterChoice, MasterConfig, PortConfig, RoleConfig, ServerConfig, ServerLimitsConfig,
+        Target,
     },
     diagnosis::{Diagnosis, DiagnosisCode},
     link::{KeepAliveTiming, authenticate::LinkSecret},
@@ -212,14 +213,9 @@ pub(super) async fn resolve(address: &HostPort) -> Result<Vec<SocketAddr>, Liste
 fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
     let process_shared = process_shared(*config.limits.memory);
     let server_port = |port: &PortConfig| {
-        let HostPort {
-            host,
-            port: tcp_port,
-        } = tcp_address(port)?.clone();
         anyhow::Ok(ServerPort {
             port: port_parameters(port, &config.link, &process_shared),
-            host,
-            tcp_port,
+            service: stream_address(port)?,
             proxy_protocol: port.proxy_protocol.is_some(),
         })
     };
@@ -233,12 +229,18 @@ fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
     Ok(parameters)
 }
 
-/// Returns the address of a port that carries TCP connections to or from one host and port.
-fn tcp_address(port: &PortConfig) -> anyhow::Result<&HostPort> {
+/// Returns the address of a port that carries connections to or from one address.
+fn stream_address(port: &PortConfig) -> anyhow::Result<Target> {
     match (&port.local_address, port.protocol) {
-        (Some(LocalAddress::Tcp(address)), ServiceProtocol::Tcp) => Ok(address),
+        (Some(LocalAddress::Tcp(address)), ServiceProtocol::Tcp) => {
+            Ok(Target::Tcp(address.clone()))
+        }
+        (Some(LocalAddress::Unix(address)), ServiceProtocol::Tcp) => {
+            Ok(Target::Unix(address.clone()))
+        }
         _ => bail!(
-            "port \"{}\": this version serves only the protocol \"tcp\" at \"HOST:PORT\"",
+            "port \"{}\": this version serves only the protocol \"tcp\" at \"HOST:PORT\" or at a \
+             unix socket",
             port.mark
         ),
     }
@@ -281,7 +283,11 @@ async fn client(config: &ClientConfig) -> anyhow::Result<Client> {
     let client_port = |port: &PortConfig| {
         anyhow::Ok(ClientPort {
             port: port_parameters(port, &config.link, &process_shared),
-            local_address: tcp_address(port)?.to_string(),
+            local_address: PortAddress {
+                address: stream_address(port)?,
+                socket_mode: port.socket_mode,
+                socket_owner: port.socket_owner.clone(),
+            },
         })
     };
     let ports = config.enabled_ports().map(client_port);

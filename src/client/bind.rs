@@ -2,33 +2,67 @@
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::net::TcpListener;
 use tracing::debug;
 
-use crate::net::tcp;
+#[cfg(unix)]
+use crate::net::{
+    unix_owner::FileOwner,
+    unix_socket::{SocketAccess, UnixSocket},
+};
+use crate::{
+    config::{HostPort, SocketMode, SocketOwner, Target, UnixAddress},
+    net::{
+        local_listener::{LocalListener, listen_remedy},
+        tcp,
+    },
+};
 
 /// First and longest pause between attempts to listen at an unavailable address.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// All local addresses of a client. An IPv6 wildcard listener leaves IPv4 to a port that has the
-/// IPv4 address.
-pub(super) struct LocalAddresses(Arc<[SocketAddr]>);
+/// Where a port of a client listens.
+#[derive(Debug, Clone)]
+pub struct PortAddress {
+    /// The address.
+    pub address: Target,
+    /// The mode of the file of a unix socket; 0600 if absent.
+    pub socket_mode: Option<SocketMode>,
+    /// The owner of the file of a unix socket.
+    pub socket_owner: Option<SocketOwner>,
+}
 
-impl LocalAddresses {
-    /// Resolves the addresses. A name that does not resolve now is resolved again by
-    /// [`LocalAddress::listen`].
-    pub(super) async fn resolve<'a>(addresses: impl Iterator<Item = &'a str>) -> Self {
-        let mut all = Vec::new();
-        for address in addresses {
-            all.extend(tokio::net::lookup_host(address).await.into_iter().flatten());
+impl From<HostPort> for PortAddress {
+    fn from(address: HostPort) -> Self {
+        PortAddress {
+            address: Target::Tcp(address),
+            socket_mode: None,
+            socket_owner: None,
         }
-        LocalAddresses(all.into())
+    }
+}
+
+/// All TCP addresses of a client. An IPv6 wildcard listener leaves IPv4 to a port that has the IPv4
+/// address.
+pub(super) struct BindAddresses(Arc<[SocketAddr]>);
+
+impl BindAddresses {
+    /// Resolves the addresses. A name that does not resolve now is resolved again by
+    /// [`BindAddress::listen`].
+    pub(super) async fn resolve<'a>(addresses: impl Iterator<Item = &'a PortAddress>) -> Self {
+        let mut all = Vec::new();
+        for PortAddress { address, .. } in addresses {
+            if let Target::Tcp(address) = address {
+                let found = tokio::net::lookup_host(address.to_string()).await;
+                all.extend(found.into_iter().flatten());
+            }
+        }
+        BindAddresses(all.into())
     }
 
     /// Returns one of the addresses.
-    pub(super) fn of(&self, address: String) -> LocalAddress {
-        LocalAddress {
+    pub(super) fn of(&self, address: PortAddress) -> BindAddress {
+        BindAddress {
             address,
             all: Arc::clone(&self.0),
         }
@@ -36,45 +70,60 @@ impl LocalAddresses {
 }
 
 /// The address at which a port listens.
-pub(super) struct LocalAddress {
-    address: String,
+pub(super) struct BindAddress {
+    address: PortAddress,
     all: Arc<[SocketAddr]>,
 }
 
-impl fmt::Display for LocalAddress {
+impl fmt::Display for BindAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.address)
+        self.address.address.fmt(formatter)
     }
 }
 
-impl LocalAddress {
-    /// Listens at the first available address of the name.
+impl BindAddress {
+    /// Listens at the unix socket, or at the first available address of the name.
     ///
     /// # Errors
     /// The error of the last address.
-    pub(super) async fn listen(&self) -> io::Result<TcpListener> {
+    pub(super) async fn listen(&self) -> io::Result<LocalListener> {
+        match &self.address.address {
+            Target::Tcp(address) => self.listen_at_tcp(address).await,
+            Target::Unix(address) => self.address.listen_at_socket(address),
+        }
+    }
+
+    async fn listen_at_tcp(&self, address: &HostPort) -> io::Result<LocalListener> {
         let mut error = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
-        for address in tokio::net::lookup_host(&self.address).await? {
+        for address in tokio::net::lookup_host(address.to_string()).await? {
             match tcp::listen(address, &self.all) {
-                Ok(listener) => return Ok(listener),
+                Ok(listener) => return Ok(LocalListener::Tcp(listener)),
                 Err(failed) => error = failed,
             }
         }
         Err(error)
     }
 
+    /// Returns the remedy for an error of [`BindAddress::listen`].
+    pub(super) fn remedy(&self, error: &io::Error) -> &'static str {
+        match (listen_remedy(error), &self.address.address) {
+            ("", Target::Tcp(_)) => " (choose another address)",
+            (remedy, _) => remedy,
+        }
+    }
+
     /// Retries until it succeeds.
     ///
     /// # Cancel safety
     /// Dropping the future leaves no listener behind.
-    pub(super) async fn listen_with_retry(&self, mark: &str) -> TcpListener {
+    pub(super) async fn listen_with_retry(&self, mark: &str) -> LocalListener {
         let mut pause = RETRY_FIRST;
         loop {
             tokio::time::sleep(pause).await;
             match self.listen().await {
                 Ok(listener) => return listener,
                 Err(error) => {
-                    debug!(port = mark, address = %self.address, "cannot listen yet: {error}")
+                    debug!(port = mark, address = %self, "cannot listen yet: {error}")
                 }
             }
             pause = pause.saturating_mul(2).min(RETRY_MAX);
@@ -82,9 +131,40 @@ impl LocalAddress {
     }
 }
 
+impl PortAddress {
+    #[cfg(unix)]
+    fn listen_at_socket(&self, address: &UnixAddress) -> io::Result<LocalListener> {
+        let owner = match &self.socket_owner {
+            Some(owner) => FileOwner::look_up(owner.user.as_deref(), owner.group.as_deref())
+                .map_err(io::Error::other)?,
+            None => FileOwner::default(),
+        };
+        let mode = self.socket_mode.map(SocketMode::bits);
+        let access = SocketAccess {
+            mode: mode.unwrap_or(SocketAccess::PRIVATE.mode),
+            owner,
+        };
+        UnixSocket::bind(&address.to_socket_addr()?, access).map(LocalListener::Unix)
+    }
+
+    #[cfg(not(unix))]
+    fn listen_at_socket(&self, _: &UnixAddress) -> io::Result<LocalListener> {
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this system has no unix sockets",
+        ))
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    fn tcp(address: &str) -> PortAddress {
+        address.parse::<HostPort>().expect("an address").into()
+    }
 
     #[tokio::test]
     async fn the_wildcards_of_both_families_share_a_port() {
@@ -94,8 +174,8 @@ mod tests {
             .local_addr()
             .expect("its address")
             .port();
-        let both = [format!("0.0.0.0:{free}"), format!("[::]:{free}")];
-        let all = LocalAddresses::resolve(both.iter().map(String::as_str)).await;
+        let both = [format!("0.0.0.0:{free}"), format!("[::]:{free}")].map(|text| tcp(&text));
+        let all = BindAddresses::resolve(both.iter()).await;
         let [v4, v6] = both.map(|address| all.of(address));
         let first = v4.listen().await.expect("IPv4");
         let Ok(second) = v6.listen().await else {
@@ -111,10 +191,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn listen_with_retry_succeeds_when_the_address_is_free() {
         let taken = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
-        let address = taken.local_addr().expect("its address").to_string();
-        let address = LocalAddresses::resolve([address.as_str()].into_iter())
-            .await
-            .of(address);
+        let address = tcp(&taken.local_addr().expect("its address").to_string());
+        let all = BindAddresses::resolve([&address].into_iter()).await;
+        let address = all.of(address);
         assert_eq!(
             address.listen().await.expect_err("taken").kind(),
             io::ErrorKind::AddrInUse
@@ -124,6 +203,43 @@ mod tests {
             .await
             .expect_err("still taken");
         drop(taken);
-        assert!(later.await.local_addr().is_ok());
+        assert!(later.await.local_addr().is_some());
+    }
+
+    #[cfg(unix)]
+    fn socket(path: std::path::PathBuf, mode: &str) -> PortAddress {
+        let mode = serde_json::from_str(&format!("\"{mode}\"")).expect("a mode");
+        PortAddress {
+            address: Target::Unix(UnixAddress::Path(path)),
+            socket_mode: Some(mode),
+            socket_owner: None,
+        }
+    }
+
+    #[cfg(unix)]
+    #[tokio::test(start_paused = true)]
+    async fn a_unix_socket_has_its_mode_and_follows_when_its_folder_exists() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().expect("a folder");
+        let parent = folder.path().join("later");
+        let path = parent.join("s");
+        let all = BindAddresses::resolve(std::iter::empty()).await;
+        let address = all.of(socket(path.clone(), "0640"));
+        let error = address.listen().await.expect_err("no folder");
+        assert!(
+            address.remedy(&error).contains("create the folder"),
+            "{error}"
+        );
+        let mut later = std::pin::pin!(address.listen_with_retry("port"));
+        tokio::time::timeout(RETRY_FIRST * 3, &mut later)
+            .await
+            .expect_err("still missing");
+        std::fs::create_dir(&parent).expect("created");
+        let listener = later.await;
+        assert_eq!(listener.to_string(), format!("unix:{}", path.display()));
+        let mode = std::fs::metadata(&path).expect("it exists").permissions();
+        assert_eq!(mode.mode() & 0o777, 0o640);
+        drop(listener);
+        assert!(!path.exists());
     }
 }

@@ -6,13 +6,13 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use tokio::{
     io::Interest,
-    net::TcpStream,
     sync::{Mutex, OwnedMutexGuard},
     task::unconstrained,
     time::Instant,
 };
 
 use super::orphans::Orphans;
+use crate::net::local_stream::LocalStream;
 
 /// Interval between checks whether the application still has a held connection. The kernel forgets
 /// the state that is checked after a minute.
@@ -66,7 +66,7 @@ impl QueuePlace {
 ///
 /// # Cancel safety
 /// Nothing is lost when the future is dropped. Nothing is read from the connection.
-pub(super) async fn wait_abandoned(socket: &TcpStream, orphans: &Orphans, accepted: Instant) {
+pub(super) async fn wait_abandoned(socket: &LocalStream, orphans: &Orphans, accepted: Instant) {
     let closed = async {
         loop {
             tokio::time::sleep(APPLICATION_CHECK).await;
@@ -129,6 +129,7 @@ mod tests {
                 std::net::TcpStream::connect(listener.local_addr().expect("an address"))
                     .expect("connects");
             let (socket, _) = listener.accept().await.expect("the connection");
+            let socket = LocalStream::from(socket);
             std::io::Write::write_all(&mut application, b"unread").expect("sent");
             if shut_down {
                 application

@@ -1,13 +1,10 @@
 //! The listener of a port: each local connection becomes a stream of the port's tunnel.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::Instant,
-};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, debug_span, info, info_span, warn};
 
@@ -19,12 +16,14 @@ use super::{
 use crate::{
     net::{
         file_limit::{self, ThrottledLog},
+        local_listener::{LocalListener, LocalPeer},
+        local_stream::LocalStream,
         tcp::is_single_connection_error,
     },
     tunnel::{
         ResetCode, Tunnel, TunnelStreamError,
         reclaim::{ReclaimedConnection, splice_or_reclaim},
-        splice::{SpliceError, Spliced, reset_on_close},
+        splice::{SpliceError, Spliced},
     },
 };
 
@@ -48,14 +47,12 @@ pub(super) struct ListenerContext {
 
 /// Accepts connections until `cancel` or `stop` is cancelled.
 pub(super) async fn listen(
-    listener: TcpListener,
+    listener: LocalListener,
     context: ListenerContext,
     cancel: CancellationToken,
 ) {
     let span = info_span!("port", port = %context.port.parameters.mark);
-    if let Ok(address) = listener.local_addr() {
-        info!(parent: &span, %address, "listening");
-    }
+    info!(parent: &span, address = %listener, "listening");
     context.port.on_listening();
     loop {
         let accepted = tokio::select! {
@@ -65,13 +62,13 @@ pub(super) async fn listen(
             accepted = accept(&listener) => accepted,
         };
         match accepted {
-            Ok((socket, address)) => {
+            Ok((socket, peer)) => {
                 let is_held = context.port.tunnel().now_or_never().is_none();
                 // Join in the order of acceptance, before the task runs.
                 let (accepted, place) = (Instant::now(), context.queue.join());
                 let incoming = IncomingConnection {
                     socket,
-                    address,
+                    peer,
                     accepted,
                     is_held,
                     place,
@@ -79,7 +76,7 @@ pub(super) async fn listen(
                 let serving = serve_connection(context.clone(), incoming);
                 context
                     .streams
-                    .spawn(serving.instrument(debug_span!(parent: &span, "stream", %address)));
+                    .spawn(serving.instrument(debug_span!(parent: &span, "stream", %peer)));
             }
             Err(error) if is_single_connection_error(&error) => {
                 debug!(parent: &span, %error, "connection not accepted")
@@ -94,18 +91,18 @@ pub(super) async fn listen(
 
 /// Accepts a connection when a descriptor is free. Until then the connection stays in the kernel's
 /// backlog, and looks unanswered to the application.
-async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+async fn accept(listener: &LocalListener) -> io::Result<(LocalStream, LocalPeer)> {
     file_limit::check_available()?;
-    let (socket, address) = listener.accept().await?;
+    let (socket, peer) = listener.accept().await?;
     // Another listener may have used the free descriptors in the meantime.
-    file_limit::check_accepted(&socket).inspect_err(|_| reset_on_close(&socket))?;
-    Ok((socket, address))
+    file_limit::check_accepted(&socket).inspect_err(|_| socket.reset_on_close())?;
+    Ok((socket, peer))
 }
 
 /// A connection that was accepted.
 struct IncomingConnection {
-    socket: TcpStream,
-    address: SocketAddr,
+    socket: LocalStream,
+    peer: LocalPeer,
     accepted: Instant,
     /// No tunnel was attached when it was accepted.
     is_held: bool,
@@ -125,7 +122,7 @@ enum HoldError {
 async fn hold(
     context: &ListenerContext,
     incoming: IncomingConnection,
-) -> Result<(TcpStream, Tunnel, QueueTurn), HoldError> {
+) -> Result<(LocalStream, Tunnel, QueueTurn), HoldError> {
     let IncomingConnection {
         socket,
         accepted,
@@ -169,9 +166,9 @@ async fn hold(
 }
 
 async fn serve_connection(context: ListenerContext, incoming: IncomingConnection) {
-    let (address, parameters) = (incoming.address, &context.port.parameters);
+    let (peer, parameters) = (incoming.peer, &context.port.parameters);
     // Until a splice has ended gracefully, closing this socket must not look like an end of file.
-    reset_on_close(&incoming.socket);
+    incoming.socket.reset_on_close();
     let entered = tokio::select! {
         entered = hold(&context, incoming) => entered,
         () = context.stop.cancelled() => return,
@@ -181,9 +178,9 @@ async fn serve_connection(context: ListenerContext, incoming: IncomingConnection
         Err(HoldError::GivenUp) => {
             let refusals = &parameters.process_shared.refusals;
             refusals.count("connection", "abandoned");
-            return info!(%address, "connection dropped: the application closed it while it waited for a tunnel");
+            return info!(%peer, "connection dropped: the application closed it while it waited for a tunnel");
         }
-        Err(HoldError::HeldTooLong) => return report_held_too_long(&context, address),
+        Err(HoldError::HeldTooLong) => return report_held_too_long(&context, peer),
     };
     let mut turn = Some(turn);
     let mut connection = ReclaimedConnection {
@@ -191,7 +188,7 @@ async fn serve_connection(context: ListenerContext, incoming: IncomingConnection
         unsent: Bytes::new(),
     };
     loop {
-        let stream = tunnel.open(context.port.details(&tunnel, address, &connection.socket));
+        let stream = tunnel.open(context.port.details(&tunnel, peer, &connection.socket));
         // The stream is open, so the order is kept: let the next connection enter.
         turn.take();
         let spliced = tokio::select! {
@@ -211,7 +208,7 @@ async fn serve_connection(context: ListenerContext, incoming: IncomingConnection
             unsent = connection.unsent.len(),
             "tunnel ended before its server saw the connection: the next tunnel carries it"
         );
-        let Some(next) = next_tunnel(&context, address).await else {
+        let Some(next) = next_tunnel(&context, peer).await else {
             return;
         };
         tunnel = next;
@@ -220,13 +217,13 @@ async fn serve_connection(context: ListenerContext, incoming: IncomingConnection
 
 /// Waits for the tunnel that carries a reclaimed connection. Returns `None` if no tunnel was
 /// attached in time or the client is shutting down.
-async fn next_tunnel(context: &ListenerContext, address: SocketAddr) -> Option<Tunnel> {
+async fn next_tunnel(context: &ListenerContext, peer: LocalPeer) -> Option<Tunnel> {
     let next = tokio::select! {
         next = tokio::time::timeout(context.hold_timeout, context.port.tunnel()) => next,
         () = context.stop.cancelled() => return None,
     };
     if next.is_err() {
-        report_held_too_long(context, address);
+        report_held_too_long(context, peer);
     }
     next.ok()
 }
@@ -242,11 +239,11 @@ fn is_refusal(error: &SpliceError) -> bool {
     )
 }
 
-fn report_held_too_long(context: &ListenerContext, address: SocketAddr) {
+fn report_held_too_long(context: &ListenerContext, peer: LocalPeer) {
     let refusals = &context.port.parameters.process_shared.refusals;
     refusals.count("connection", "no_tunnel");
     warn!(
-        %address,
+        %peer,
         hold_timeout_s = context.hold_timeout.as_secs_f32(),
         "connection reset: no server for this port key appeared in time"
     );

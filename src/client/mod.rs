@@ -19,10 +19,10 @@ mod tests;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+pub use self::bind::PortAddress;
 use self::{
     client_role::ClientRole, hold_queue::HoldQueue, metrics::RunningClient, orphans::Orphans,
     port::PortSupervisor,
@@ -30,6 +30,7 @@ use self::{
 use crate::{
     config::ClientConfig,
     metrics::RoleObserver,
+    net::local_listener::LocalListener,
     supervisor::{LinkSet, Uplink, drain::Drain},
     tunnel::PortParameters,
 };
@@ -39,8 +40,8 @@ use crate::{
 pub struct ClientPort {
     /// The parameters shared with the server.
     pub port: PortParameters,
-    /// Listen address: a host name or IP address and a TCP port.
-    pub local_address: String,
+    /// The listen address.
+    pub local_address: PortAddress,
 }
 
 /// The parameters of a client.
@@ -72,14 +73,12 @@ impl ClientParameters {
 
 /// The client cannot listen at a local address.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "port \"{mark}\": cannot listen at `local_address` {local_address}: {source}; \
-     choose another address or stop the program that uses it"
-)]
+#[error("port \"{mark}\": cannot listen at `local_address` {local_address}: {source}{remedy}")]
 pub struct ListenError {
     mark: String,
     local_address: String,
     source: std::io::Error,
+    remedy: &'static str,
 }
 
 /// A client that listens for at least one of its ports.
@@ -92,15 +91,15 @@ pub struct Client {
 
 /// The listener of a port.
 enum PortListener {
-    Bound(TcpListener),
+    Bound(LocalListener),
     /// The address is unavailable. The client retries it while it runs.
-    Pending(bind::LocalAddress),
+    Pending(bind::BindAddress),
 }
 
 impl PortListener {
     /// Returns the listener once its address is available. Returns `None` if `cancel` is cancelled
     /// before that.
-    async fn open(self, mark: &str, cancel: &CancellationToken) -> Option<TcpListener> {
+    async fn open(self, mark: &str, cancel: &CancellationToken) -> Option<LocalListener> {
         match self {
             PortListener::Bound(listener) => Some(listener),
             PortListener::Pending(address) => {
@@ -121,13 +120,8 @@ impl Client {
     /// # Cancel safety
     /// Dropping the future closes the listeners.
     pub async fn bind(parameters: ClientParameters) -> Result<Self, ListenError> {
-        let all = bind::LocalAddresses::resolve(
-            parameters
-                .ports
-                .iter()
-                .map(|port| port.local_address.as_str()),
-        )
-        .await;
+        let addresses = parameters.ports.iter().map(|port| &port.local_address);
+        let all = bind::BindAddresses::resolve(addresses).await;
         let (mut ports, mut failed) = (Vec::new(), Vec::new());
         for ClientPort {
             port,
@@ -141,6 +135,7 @@ impl Client {
                     failed.push(ListenError {
                         mark: port.mark.to_string(),
                         local_address: address.to_string(),
+                        remedy: address.remedy(&source),
                         source,
                     });
                     ports.push((port, PortListener::Pending(address)));
@@ -163,11 +158,11 @@ impl Client {
         })
     }
 
-    /// Returns the addresses at which the ports listen, in the order of the configuration.
+    /// Returns the TCP addresses at which the ports listen, in the order of the configuration.
     #[must_use]
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
         let address = |listening: &PortListener| match listening {
-            PortListener::Bound(listener) => listener.local_addr().ok(),
+            PortListener::Bound(listener) => listener.local_addr(),
             PortListener::Pending(_) => None,
         };
         self.ports

@@ -2,11 +2,13 @@
 //!
 //! TCP does not tell: the peer of a closed socket sees an end of file, as after a half-close. On
 //! Linux the table of TCP sockets does tell, if the application runs on this machine: a socket that
-//! no process owns has no inode there.
+//! no process owns has no inode there. A unix socket does tell.
 
 use std::net::{IpAddr, SocketAddr};
 
 use tokio::{net::TcpStream, time::Instant};
+
+use crate::net::local_stream::LocalStream;
 
 /// The local sockets that have sent FIN and belong to no process, as of the last read of the table.
 #[derive(Default)]
@@ -16,14 +18,17 @@ pub(super) struct Orphans {
 }
 
 impl Orphans {
-    /// Returns whether the peer of this connection is such a socket. `accepted` is when the
-    /// connection was accepted. Returns `false` where this cannot be detected: on other systems,
+    /// Returns whether the peer of this connection is such a socket, or has closed its unix socket.
+    /// `accepted` is when the connection was accepted. Returns `false` where this cannot be detected: on other systems,
     /// and for applications on other machines.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
-    pub(super) async fn has_peer_of(&self, socket: &TcpStream, accepted: Instant) -> bool {
-        let Some((peer, own)) = local_pair(socket) else {
+    pub(super) async fn has_peer_of(&self, socket: &LocalStream, accepted: Instant) -> bool {
+        if let Some(is_closed) = socket.is_closed_by_peer().await {
+            return is_closed;
+        }
+        let Some((peer, own)) = socket.tcp().and_then(local_pair) else {
             return false;
         };
         self.has(peer, own, accepted).await
@@ -201,7 +206,7 @@ mod tests {
     }
 
     /// Waits until the socket's peer is an orphan. A table may be reused for a while.
-    async fn becomes_orphan(orphans: &Orphans, socket: &TcpStream, accepted: Instant) {
+    async fn becomes_orphan(orphans: &Orphans, socket: &LocalStream, accepted: Instant) {
         let seen = async {
             while !orphans.has_peer_of(socket, accepted).await {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -229,7 +234,7 @@ mod tests {
                 application.write_all(b"unread").expect("sent");
                 accepted.push((
                     application,
-                    listener.accept().await.expect("the connection").0,
+                    LocalStream::from(listener.accept().await.expect("the connection").0),
                     Instant::now(),
                 ));
             }

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    config::LinkConfig,
+    config::{HostPort, LinkConfig},
     link::{
         KeepAliveTiming,
         authenticate::{self, LinkSecret},
@@ -54,7 +54,11 @@ async fn client(address: SocketAddr, hold_timeout: Duration) -> (Client, Arc<str
     };
     let ports = vec![ClientPort {
         port,
-        local_address: "127.0.0.1:0".to_owned(),
+        local_address: HostPort {
+            host: "127.0.0.1".to_owned(),
+            port: 0,
+        }
+        .into(),
     }];
     (
         Client::bind(ClientParameters {

@@ -8,9 +8,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::{
-    AdminConfig, ClientConfig, ClientLimitsConfig, CommonConfig, LinkConfig, LinkTlsConfig,
-    LinksConfig, MasterConfig, MasterLimitsConfig, PortConfig, RetentionConfig, ServerConfig,
-    ServerLimitsConfig, TlsFilesConfig, WindowsConfig,
+    AdminConfig, ClientConfig, ClientLimitsConfig, CommonConfig, HealthCheck, LinkConfig,
+    LinkTlsConfig, LinksConfig, MasterConfig, MasterLimitsConfig, PortConfig, RetentionConfig,
+    ServerConfig, ServerLimitsConfig, SocksUser, TlsFilesConfig, WindowsConfig,
     master::FallbackTarget,
     mode::{Mode, ModeField, fields_of},
     word::Word,
@@ -35,6 +35,8 @@ fn tables() -> Vec<(&'static str, String)> {
         ("client", table::<ClientConfig>()),
         ("limits of a client", table::<ClientLimitsConfig>()),
         ("ports", table::<PortConfig>()),
+        ("health check", table::<HealthCheck>()),
+        ("socks user", table::<SocksUser>()),
     ]
 }
 

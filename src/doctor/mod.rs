@@ -8,7 +8,7 @@
 //!   then ─► master_key                                             (master_checks)
 //!   then ─► small_messages ─► large_messages                       (message_checks)
 //!   then ─► silence                                                (idle_checks)
-//!   then, per port ─► port_key ─► service ─► measurements          (port_checks)
+//!   then, per port ─► port_key ─► service ─► measurements          (port_checks, service_checks)
 //! master:
 //!   listen ─► certificate ─► health ─► congestion ─► clock         (listen_checks, certificate_checks, health_check, congestion_check)
 //! ```
@@ -28,6 +28,7 @@ mod master_checks;
 mod message_checks;
 mod port_checks;
 mod probe;
+mod service_checks;
 mod step;
 mod verdicts;
 
@@ -37,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::step::{DoctorReport, DoctorStep, StepOutcome};
 use crate::{
+    config::Target,
     diagnosis::Diagnosis,
     link::authenticate::LinkSecret,
     net::{
@@ -98,8 +100,8 @@ pub struct MasterTarget {
 pub struct SubjectPort {
     /// The parameters of the port.
     pub port: PortParameters,
-    /// The local service of a server: host and TCP port.
-    pub service: Option<(String, u16)>,
+    /// The addresses of the local service of a server. One of them must accept connections.
+    pub services: Vec<Target>,
 }
 
 /// The master to check.
@@ -152,10 +154,10 @@ pub async fn check_role(
             }
         }
     }
-    for SubjectPort { port, service } in &subject.ports {
-        if let Some((host, tcp_port)) = service {
-            port_checks::dial_service(&port.mark, host, *tcp_port, subject.connect_timeout, report)
-                .await;
+    // The other end has the services of a client.
+    if subject.role == Role::Server {
+        for port in &subject.ports {
+            service_checks::run(port, subject.connect_timeout, report).await;
         }
     }
 }

@@ -8,14 +8,13 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    DoctorReport, DoctorStep, MasterTarget, Subject, SubjectPort,
+    DoctorReport, DoctorStep, MasterTarget, Subject, SubjectPort, service_checks,
     verdicts::{self, milliseconds},
 };
 use crate::{
     bench::{BenchPlan, BenchResults, MeasureError, PayloadKind, Throughput},
     client::direct::{self, DirectError, DirectTunnel},
     diagnosis::{Diagnosis, DiagnosisCode},
-    net::connect::connect,
     tunnel::ResetCode,
 };
 use report_proto::frame::Role;
@@ -62,11 +61,15 @@ pub(super) async fn run(
     let started = Instant::now();
     let (measure, is_client) = (*measure_time, subject.role == Role::Client);
     let (name, server_timeout) = (mark.clone(), subject.server_timeout);
+    let unchecked_because = service_checks::unchecked_because(port);
     let work = async move |reached: DirectTunnel| {
         let mut steps = vec![attached_step(&name, &reached)];
         // A server checks its service directly.
         if is_client {
-            steps.push(service_step(&name, &reached).await);
+            steps.push(match unchecked_because {
+                Some(why) => DoctorStep::skipped("service", &name, why),
+                None => service_step(&name, &reached).await,
+            });
         }
         if let Some(time) = measure {
             steps.extend(measured(&name, &reached, time).await);
@@ -329,31 +332,4 @@ fn throughput(moved: &Throughput) -> String {
         "{megabytes:.1} MB/s ({:.1} Mbit/s) over one connection",
         megabytes * 8.0
     )
-}
-
-/// Connects to the local service of a server, like the server does for each stream.
-pub(super) async fn dial_service(
-    mark: &str,
-    host: &str,
-    tcp_port: u16,
-    limit: Duration,
-    report: &mut DoctorReport<'_>,
-) {
-    let started = Instant::now();
-    let address = if host.contains(':') {
-        format!("[{host}]:{tcp_port}")
-    } else {
-        format!("{host}:{tcp_port}")
-    };
-    let dialled = connect(host, tcp_port, limit).await;
-    let took = started.elapsed();
-    report.record(match dialled {
-        Ok(_) => DoctorStep::ok(
-            "service",
-            mark,
-            took,
-            format!("{address} accepts connections"),
-        ),
-        Err(error) => DoctorStep::failed("service", mark, took, error.diagnosis()),
-    });
 }

@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-pub use super::connect_error::{Attempts, ConnectError, ConnectFault};
+pub use super::connect_error::{Attempts, ConnectError, ConnectFault, SocketFault};
 use super::{
     file_limit::{self, OutOfFiles},
     resolve::{NameError, resolve},

@@ -18,8 +18,88 @@ pub enum ConnectError {
     },
     /// None of the addresses accepts a connection.
     Addresses(Attempts),
+    /// The unix socket does not accept a connection.
+    Socket {
+        /// The socket, as the configuration writes it.
+        socket: String,
+        /// The reason.
+        fault: SocketFault,
+    },
     /// There is no free file descriptor.
     OutOfFiles(OutOfFiles),
+}
+
+/// Why a unix socket does not accept a connection.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketFault {
+    /// No program listens there any more.
+    #[error("refused")]
+    Refused,
+    /// No program has created it.
+    #[error("there is no such file")]
+    Missing,
+    /// Another file is there.
+    #[error("it is not a socket")]
+    NotASocket,
+    /// The mode or the owner of the socket, or of a folder, excludes this process.
+    #[error("permission denied")]
+    Denied,
+    /// The program that listens there accepts no more connections.
+    #[error("no answer")]
+    NoAnswer,
+    /// The system reports another error.
+    #[error("{0}")]
+    Other(io::Error),
+}
+
+impl From<io::Error> for SocketFault {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => SocketFault::Refused,
+            io::ErrorKind::NotFound => SocketFault::Missing,
+            io::ErrorKind::PermissionDenied => SocketFault::Denied,
+            io::ErrorKind::TimedOut => SocketFault::NoAnswer,
+            _ => SocketFault::Other(error),
+        }
+    }
+}
+
+impl SocketFault {
+    fn code(&self) -> DiagnosisCode {
+        match self {
+            SocketFault::Refused | SocketFault::Missing => DiagnosisCode::ServiceRefused,
+            SocketFault::NoAnswer => DiagnosisCode::ServiceTimeout,
+            SocketFault::NotASocket | SocketFault::Denied | SocketFault::Other(_) => {
+                DiagnosisCode::ServiceUnreachable
+            }
+        }
+    }
+
+    /// Returns the likely cause and the remedy.
+    fn advice(&self) -> (&'static str, &'static str) {
+        match self {
+            SocketFault::Refused | SocketFault::Missing => (
+                "no program listens there",
+                "start the service, or correct the port's `local_address`",
+            ),
+            SocketFault::NotASocket => (
+                "the path leads to another file",
+                "correct the port's `local_address`",
+            ),
+            SocketFault::Denied => (
+                "the mode of the socket or of a folder above it excludes the user of rePort",
+                "give the user of rePort the right to write the socket, for example through its group",
+            ),
+            SocketFault::NoAnswer => (
+                "the service is overloaded or stopped, and its backlog is full",
+                "check the service",
+            ),
+            SocketFault::Other(_) => (
+                "the socket does not accept streams",
+                "correct the port's `local_address`",
+            ),
+        }
+    }
 }
 
 /// The addresses that were tried, with the fault of each.
@@ -124,6 +204,7 @@ impl ConnectError {
         match self {
             ConnectError::OutOfFiles(_) => DiagnosisCode::OutOfFiles,
             ConnectError::Name { .. } => DiagnosisCode::ServiceNameFailed,
+            ConnectError::Socket { fault, .. } => fault.code(),
             ConnectError::Addresses(attempts) => {
                 let any =
                     |is: fn(&ConnectFault) -> bool| attempts.iter().any(|(_, fault)| is(fault));
@@ -144,6 +225,10 @@ impl ConnectError {
         let code = self.code();
         if let ConnectError::OutOfFiles(out) = self {
             return Diagnosis::new(code, out.to_string(), "", out.remedy());
+        }
+        if let ConnectError::Socket { fault, .. } = self {
+            let (cause, remedy) = fault.advice();
+            return Diagnosis::new(code, self.to_string(), cause, remedy);
         }
         let cause = match code {
             DiagnosisCode::ServiceNameFailed => {
@@ -175,6 +260,9 @@ impl fmt::Display for ConnectError {
             }
             ConnectError::Addresses(attempts) => {
                 write!(formatter, "no connection to {}", list_attempts(attempts))
+            }
+            ConnectError::Socket { socket, fault } => {
+                write!(formatter, "no connection to {socket} ({fault})")
             }
             ConnectError::OutOfFiles(out) => write!(formatter, "{out}; {}", out.remedy()),
         }

@@ -14,8 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tracing::error;
+
+use super::local_stream::LocalStream;
 
 /// The number of descriptors reserved for links, for look-ups of their names, and for files that
 /// are reloaded.
@@ -127,7 +129,7 @@ pub fn check_available() -> Result<(), OutOfFiles> {
 ///
 /// # Errors
 /// If too few descriptors are left.
-pub fn check_accepted(socket: &TcpStream) -> Result<(), OutOfFiles> {
+pub fn check_accepted(socket: &LocalStream) -> Result<(), OutOfFiles> {
     record_number(system::number(socket));
     if is_far_below(LAST_NUMBER.load(Relaxed)) {
         return Ok(());
@@ -142,6 +144,11 @@ pub fn check_accepted(socket: &TcpStream) -> Result<(), OutOfFiles> {
 /// system call.
 pub fn record_socket(socket: &TcpSocket) {
     record_number(system::number_of_socket(socket));
+}
+
+/// Records the descriptor number of a new connection, as [`record_socket`] does.
+pub fn record_stream(stream: &LocalStream) {
+    record_number(system::number(stream));
 }
 
 fn record_number(number: Option<u64>) {
@@ -227,7 +234,9 @@ mod system {
         io::Errno,
         process::{Resource, getrlimit},
     };
-    use tokio::net::{TcpSocket, TcpStream};
+    use tokio::net::TcpSocket;
+
+    use super::LocalStream;
 
     pub(super) const OF_PROCESS: i32 = Errno::MFILE.raw_os_error();
     pub(super) const OF_SYSTEM: i32 = Errno::NFILE.raw_os_error();
@@ -243,8 +252,8 @@ mod system {
         Ok(u64::try_from(copy.as_raw_fd()).ok())
     }
 
-    pub(super) fn number(socket: &TcpStream) -> Option<u64> {
-        u64::try_from(socket.as_raw_fd()).ok()
+    pub(super) fn number(socket: &LocalStream) -> Option<u64> {
+        u64::try_from(socket.as_fd().as_raw_fd()).ok()
     }
 
     pub(super) fn number_of_socket(socket: &TcpSocket) -> Option<u64> {
@@ -257,7 +266,9 @@ mod system {
 mod system {
     use std::io;
 
-    use tokio::net::{TcpSocket, TcpStream};
+    use tokio::net::TcpSocket;
+
+    use super::LocalStream;
 
     /// WSAEMFILE.
     pub const OF_PROCESS: i32 = 10024;
@@ -272,7 +283,7 @@ mod system {
         Ok(None)
     }
 
-    pub fn number(_: &TcpStream) -> Option<u64> {
+    pub fn number(_: &LocalStream) -> Option<u64> {
         None
     }
 

@@ -6,6 +6,8 @@
 //!  └───────────────── dial::Dialer (a role) ─────────────────┘
 //! ```
 //!
+//! Connections on this machine are `local_stream` and `local_listener`: TCP, or unix sockets.
+//!
 //! This module knows addresses and bytes. It does not know links, frames or channels.
 
 pub mod address;
@@ -16,6 +18,8 @@ mod connect_error;
 pub mod dial;
 mod evidence;
 pub mod file_limit;
+pub mod local_listener;
+pub mod local_stream;
 pub mod memory;
 pub mod middlebox;
 mod name_error;
@@ -26,6 +30,12 @@ pub mod resolve;
 pub mod tcp;
 pub mod tcp_stats;
 pub mod tls;
+#[cfg(unix)]
+pub mod unix_connect;
+#[cfg(unix)]
+pub mod unix_owner;
+#[cfg(unix)]
+pub mod unix_socket;
 pub mod upgrade;
 pub mod websocket;
 mod write_through;

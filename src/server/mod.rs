@@ -1,6 +1,7 @@
 //! The server role: keeps links to the masters, registers its ports, answers the clients that
 //! attach, and connects each of their streams to the local service.
 
+mod dial;
 mod draining;
 mod metrics;
 mod port;
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use self::server_role::ServerRole;
 #[cfg(test)]
 pub(crate) use self::tunnels::MAX_CANDIDATES;
-pub use self::{port::ServerPort, quota::QuotaLimits};
+pub use self::{dial::connect_target, port::ServerPort, quota::QuotaLimits};
 use crate::{
     config::ServerConfig,
     metrics::RoleObserver,

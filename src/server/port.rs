@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use crate::tunnel::PortParameters;
+use crate::{config::Target, tunnel::PortParameters};
 use report_proto::{
     frame::{Frame, MAX_PORTS_PER_FRAME, Ports},
     id::Id,
@@ -13,10 +13,8 @@ use report_proto::{
 pub struct ServerPort {
     /// The parameters shared with the clients.
     pub port: PortParameters,
-    /// Host of the local service: an IP address, or a name that is resolved for each stream.
-    pub host: String,
-    /// TCP port of the local service.
-    pub tcp_port: u16,
+    /// The address of the local service. A name is resolved for each stream.
+    pub service: Target,
     /// Whether the service receives the source of each connection, in a PROXY protocol version 2
     /// header before the first byte.
     pub proxy_protocol: bool,

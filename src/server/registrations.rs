@@ -248,8 +248,7 @@ mod tests {
             port.mark = mark.into();
             let offered = ServerPort {
                 port,
-                host: "localhost".to_owned(),
-                tcp_port: 1,
+                service: "localhost:1".parse().unwrap(),
                 proxy_protocol: false,
             };
             (Id([number; 16]), Arc::new(offered))

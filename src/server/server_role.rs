@@ -346,8 +346,7 @@ mod tests {
         let id = port.keys.id;
         let offered = ServerPort {
             port,
-            host: "localhost".to_owned(),
-            tcp_port: 1,
+            service: "localhost:1".parse().unwrap(),
             proxy_protocol: false,
         };
         let role = ServerRole::new(

@@ -70,7 +70,7 @@ impl AttachError {
         } else {
             (
                 "both ends know the port, but their configurations differ",
-                "compare `port_key`, `encrypt_method` and `compress_method` at both ends",
+                "compare `port_key`, `protocol`, `encrypt_method`, `compress_method` and the ranges of ports at both ends",
             )
         };
         Diagnosis::new(self.diagnosis_code(), self.to_string(), cause, remedy)

@@ -22,11 +22,11 @@ pub struct OpenDetails {
     pub origin: Option<Origin>,
     /// The number of the address in the range of the port, from 0.
     pub offset: u16,
-    /// The destination that the visitor of a SOCKS5 port named.
+    /// The destination that the application of a SOCKS5 port named.
     pub target: Option<NamedTarget>,
 }
 
-/// A destination as a visitor named it.
+/// A destination as an application named it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedTarget {
     /// A name or an IP address without brackets.
@@ -42,7 +42,7 @@ pub struct WantedDetails {
     pub origin: bool,
     /// The number of addresses of the port.
     pub range: u16,
-    /// Whether the visitor names the destination.
+    /// Whether the application names the destination.
     pub target: bool,
 }
 

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+
+use crate::net::local_stream::LocalStream;
 
 /// A vanished peer is detected after the idle time and four probes, which are at most this far
 /// apart.
@@ -20,8 +21,12 @@ const UNSENT_MAX: u32 = 16 * 1024;
 
 /// Sets the options of a local connection. `keepalive` is the idle time before the first probe;
 /// `None` disables probes. Options that the system rejects keep their defaults, because no option
-/// is worth a connection.
-pub(super) fn prepare(socket: &TcpStream, keepalive: Option<Duration>) {
+/// is worth a connection. A unix socket needs none: it has no delay and no probes, and its buffer
+/// is small.
+pub(super) fn prepare(socket: &LocalStream, keepalive: Option<Duration>) {
+    let Some(socket) = socket.tcp() else {
+        return;
+    };
     // With Nagle's algorithm small answers would wait for the acknowledgement of the previous ones.
     let _ = socket.set_nodelay(true);
     let socket = SockRef::from(socket);
@@ -48,7 +53,9 @@ pub(super) fn probe_interval(idle: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read as _, Write as _};
+    use std::io::Write as _;
+
+    use tokio::{io::AsyncReadExt, net::TcpStream};
 
     use super::*;
 
@@ -59,13 +66,14 @@ mod tests {
             .expect("a connection");
         let (accepted, _) = listener.accept().expect("the connection");
         accepted.set_nonblocking(true).expect("set");
-        let socket = TcpStream::from_std(accepted).expect("a socket");
-        prepare(&socket, None);
+        let mut local: LocalStream = TcpStream::from_std(accepted).expect("a socket").into();
+        let socket = local.tcp().expect("a TCP connection");
+        prepare(&local, None);
         assert!(socket.nodelay().expect("read"));
-        assert!(!SockRef::from(&socket).keepalive().expect("read"), "off");
+        assert!(!SockRef::from(socket).keepalive().expect("read"), "off");
         for (idle, interval) in [(1, 1), (10, 2), (60, 15), (9 * 3600, 15)] {
-            prepare(&socket, Some(Duration::from_secs(idle)));
-            let socket = SockRef::from(&socket);
+            prepare(&local, Some(Duration::from_secs(idle)));
+            let socket = SockRef::from(socket);
             assert!(socket.keepalive().expect("read"));
             assert_eq!(
                 socket.tcp_keepalive_time().expect("read"),
@@ -80,10 +88,8 @@ mod tests {
         SockRef::from(&peer).send_out_of_band(b"!").expect("sent");
         peer.write_all(b"b").expect("sent");
         drop(peer);
-        let mut socket = socket.into_std().expect("a socket");
-        socket.set_nonblocking(false).expect("set");
         let mut all = Vec::new();
-        socket.read_to_end(&mut all).expect("everything");
+        local.read_to_end(&mut all).await.expect("everything");
         assert_eq!(all, b"a!b");
     }
 }

@@ -244,6 +244,43 @@ impl Offer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tunnel::{ServiceProtocol, tests::plain_port};
+
+    #[test]
+    fn the_first_field_that_differs_is_named() {
+        let here = plain_port();
+        assert_eq!(Offer::of(&here).check(&here), Ok(()));
+        let field = |there: PortParameters| match Offer::of(&there).check(&here) {
+            Err(Mismatch::Method { field, there, .. }) => (field, there),
+            other => panic!("{other:?}"),
+        };
+        for protocol in ServiceProtocol::ALL.into_iter().skip(1) {
+            let there = PortParameters {
+                protocol,
+                range: 2,
+                ..here.clone()
+            };
+            assert_eq!(field(there), ("protocol", protocol.to_string()));
+        }
+        let there = PortParameters {
+            range: 2,
+            ..here.clone()
+        };
+        let mismatch = Mismatch::Range { here: 1, there: 2 };
+        assert_eq!(Offer::of(&there).check(&here), Err(mismatch));
+    }
+
+    #[test]
+    fn an_offer_without_protocol_or_ports_is_invalid() {
+        let offer = serde_json::to_value(Offer::of(&plain_port())).unwrap();
+        assert_eq!(offer["protocol"], "tcp");
+        assert_eq!(offer["ports"], 1);
+        for field in ["protocol", "ports"] {
+            let mut without = offer.clone();
+            without.as_object_mut().unwrap().remove(field);
+            assert!(serde_json::from_value::<Offer>(without).is_err(), "{field}");
+        }
+    }
 
     #[test]
     fn bench_is_absent_in_the_answer_of_an_older_server() {

@@ -40,7 +40,7 @@ pub enum ServiceProtocol {
     Udp,
     /// Connections and datagrams, at the same port number.
     Both,
-    /// Connections and datagrams to destinations that the visitors of a SOCKS5 proxy name.
+    /// Connections and datagrams to destinations that the applications of a SOCKS5 proxy name.
     Socks5,
 }
 

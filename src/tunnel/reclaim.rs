@@ -4,19 +4,19 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use tokio::net::TcpStream;
 
 use super::{
     splice::{SpliceEnds, SpliceError, Spliced, join},
     stream::{TunnelStream, TunnelStreamError},
 };
+use crate::net::local_stream::LocalStream;
 use report_proto::compress::{CompressMethod, Decompressor};
 
 /// A local connection of which the peer has seen nothing.
 #[derive(Debug)]
 pub struct ReclaimedConnection {
-    /// The connection. Closing it sends a reset.
-    pub socket: TcpStream,
+    /// The connection. Closing it sends a reset, unless it is a unix socket.
+    pub socket: LocalStream,
     /// Data that was read from it.
     pub unsent: Bytes,
 }

@@ -34,6 +34,8 @@ mod handshakes;
 mod lanes;
 mod resumption;
 mod streams;
+#[cfg(unix)]
+mod unix_sockets;
 
 /// Waits for a condition.
 pub(crate) async fn eventually(condition: impl Fn() -> bool) {

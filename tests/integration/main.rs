@@ -42,6 +42,8 @@ mod store_daemons;
 mod support;
 mod survival;
 mod traffic;
+#[cfg(target_os = "linux")]
+mod unix_sockets;
 #[cfg(feature = "store")]
 mod usage;
 mod vanished_host;

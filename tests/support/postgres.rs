@@ -1,6 +1,7 @@
 //! A real PostgreSQL with a separate data folder.
 
 use std::{
+    ffi::OsStr,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -66,6 +67,12 @@ impl Postgres {
         self.address
     }
 
+    /// The unix socket at which it listens too.
+    pub(crate) fn socket(&self) -> PathBuf {
+        let name = format!(".s.PGSQL.{}", self.address.port());
+        self.home.path().join(name)
+    }
+
     /// Creates a database with this name. Returns its URL.
     #[track_caller]
     pub(crate) fn create_database(&self, name: &str) -> String {
@@ -116,6 +123,11 @@ pub(crate) fn psql(through: SocketAddr, sql: &str) -> ProgramOutput {
     programs::run(&mut psql_command(through, sql))
 }
 
+/// The same through the unix socket of this port in a folder.
+pub(crate) fn psql_at_socket(folder: &Path, port: u16, sql: &str) -> ProgramOutput {
+    programs::run(connect_command(folder, port).args(["--command", sql]))
+}
+
 /// The same with input, as COPY FROM STDIN needs it.
 pub(crate) fn psql_with(through: SocketAddr, sql: &str, input: &[u8]) -> ProgramOutput {
     programs::run_with(&mut psql_command(through, sql), input)
@@ -133,6 +145,11 @@ fn psql_command(through: SocketAddr, sql: &str) -> Command {
 }
 
 fn session_command(through: SocketAddr) -> Command {
+    connect_command(through.ip().to_string(), through.port())
+}
+
+/// A psql at a host, or at a unix socket in a folder.
+fn connect_command(host: impl AsRef<OsStr>, port: u16) -> Command {
     let mut psql = programs::command("psql");
     psql.args([
         "--no-psqlrc",
@@ -143,9 +160,7 @@ fn session_command(through: SocketAddr) -> Command {
         "--dbname=postgres",
         "--host",
     ]);
-    psql.arg(through.ip().to_string())
-        .arg("--port")
-        .arg(through.port().to_string());
+    psql.arg(host).arg("--port").arg(port.to_string());
     psql.args(["--set", "ON_ERROR_STOP=1"])
         .env("PGCONNECT_TIMEOUT", "30");
     psql

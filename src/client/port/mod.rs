@@ -21,19 +21,13 @@ mod machine;
 mod port_link;
 mod refused_servers;
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use bytes::Bytes;
-use tokio::{
-    net::TcpStream,
-    sync::{Notify, watch},
-};
+use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info_span;
 
@@ -41,6 +35,7 @@ pub(super) use self::port_link::PortLink;
 use self::{event::PortEvent, executor::PortExecutor};
 use crate::{
     link::Outbox,
+    net::{local_listener::LocalPeer, local_stream::LocalStream},
     tunnel::{
         PortParameters, ResetCode, Tunnel,
         attach::{AttachError, ServerInfo},
@@ -134,14 +129,17 @@ impl PortSupervisor {
         self.executor().server_info(tunnel.id())
     }
 
-    /// Returns the stream details of a connection from `source` to this socket: its addresses, if
-    /// the server of the tunnel requests them (PROTOCOL 9.11).
-    pub(super) fn details(&self, tunnel: &Tunnel, source: SocketAddr, socket: &TcpStream) -> Bytes {
+    /// Returns the stream details of a connection from `peer` to this socket: its addresses, if it
+    /// has some and the server of the tunnel requests them (PROTOCOL 9.11).
+    pub(super) fn details(&self, tunnel: &Tunnel, peer: LocalPeer, socket: &LocalStream) -> Bytes {
         let is_wanted = self
             .server_info(tunnel)
             .is_some_and(|server_info| server_info.addresses);
-        let destination = socket.local_addr().ok().filter(|_| is_wanted);
-        let origin = destination.and_then(|destination| Origin::new(source, destination));
+        let addresses = peer
+            .address()
+            .zip(socket.local_addr())
+            .filter(|_| is_wanted);
+        let origin = addresses.and_then(|(source, destination)| Origin::new(source, destination));
         let details = OpenDetails {
             origin,
             ..OpenDetails::default()

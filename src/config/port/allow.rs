@@ -1,4 +1,4 @@
-//! The destinations that a server allows to visitors of a SOCKS5 port. The server compares a
+//! The destinations that a server allows to applications of a SOCKS5 port. The server compares a
 //! destination with them.
 
 use std::{fmt, net::IpAddr, str::FromStr};

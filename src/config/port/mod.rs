@@ -53,8 +53,8 @@ pub struct PortConfig {
     #[schemars(extend("default" = true))]
     pub enabled: bool,
     /// What the port carries: `"tcp"` connections, `"udp"` [datagrams](#udp), `"both"` at one port
-    /// number, or connections to the [destinations that visitors name](#socks5). Must be the same at
-    /// both ends.
+    /// number, or connections to the [destinations that applications name](#socks5). Must be the
+    /// same at both ends.
     #[serde(
         default = "word::default",
         with = "word",
@@ -91,7 +91,8 @@ pub struct PortConfig {
     #[serde(default, skip_serializing_if = "is_default")]
     #[schemars(extend("x-type" = "list of destinations", "x-default" = "no destination"))]
     pub allow: Vec<AllowRule>,
-    /// Client only, with `"socks5"`: the [user](#socks_user) that a visitor must authenticate as.
+    /// Client only, with `"socks5"`: the [user](#socks_user) that an application must authenticate
+    /// as.
     #[serde(default, skip_serializing_if = "is_default")]
     #[schemars(extend("x-default" = "no authentication"))]
     pub socks_user: Option<SocksUser>,
@@ -144,7 +145,7 @@ pub enum Destinations<'a> {
     Address(&'a LocalAddress),
     /// To one of several targets.
     Targets(&'a [Target]),
-    /// To a destination that the visitor names and one of the rules allows.
+    /// To a destination that the application names and one of the rules allows.
     Allowed(&'a [AllowRule]),
 }
 

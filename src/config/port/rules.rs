@@ -115,7 +115,7 @@ impl Rules<'_, '_> {
             }
             (Some(_), Mode::Server) if self.is_socks() => self.invalid(
                 "local_address",
-                "is set, but visitors of a \"socks5\" port name the destination",
+                "is set, but applications of a \"socks5\" port name the destination",
                 "remove it, and list the destinations in `allow`",
             ),
             (Some(_), Mode::Server) if !targets.is_empty() => self.invalid(
@@ -213,12 +213,12 @@ impl Rules<'_, '_> {
         if !port.targets.is_empty() {
             self.invalid(
                 "targets",
-                "is set, but visitors of a \"socks5\" port name the destination",
+                "is set, but applications of a \"socks5\" port name the destination",
                 "remove it, and list the destinations in `allow`",
             );
         }
         if self.mode == Mode::Server && port.allow.is_empty() && !self.has_problem("allow") {
-            let message = "is missing, so the server refuses every destination: list those that visitors may use, as \"nas.lan:22\"";
+            let message = "is missing, so the server refuses every destination: list those that applications may use, as \"nas.lan:22\"";
             self.checks.warn(self.path.field("allow"), message);
         }
         if let Some(user) = &port.socks_user {

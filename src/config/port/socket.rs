@@ -92,7 +92,7 @@ text_value!(SocketOwner, "user and group", SocketOwner::parse);
 /// The longest name or password of SOCKS5, in bytes (RFC 1929).
 const SOCKS_TEXT_MAX: usize = 255;
 
-/// The user that a visitor of a SOCKS5 proxy must authenticate as.
+/// The user that an application of a SOCKS5 proxy must authenticate as.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(
     deny_unknown_fields,

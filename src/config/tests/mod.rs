@@ -5,8 +5,10 @@ mod addresses;
 mod examples;
 mod field_names;
 mod files;
+mod ports;
 mod problems;
 mod secrets;
+mod service_ports;
 mod stores;
 mod values;
 

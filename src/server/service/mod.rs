@@ -8,13 +8,13 @@ use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     io::AsyncWriteExt,
-    net::TcpStream,
     time::{Instant, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, debug_span, error, info, warn};
 
 use super::{
+    dial::connect_target,
     draining::Draining,
     port::ServerPort,
     quota::{Quotas, StreamPermit},
@@ -24,9 +24,7 @@ use crate::{
     bench::{BenchRequest, BenchRequestError, BenchResponder},
     diagnosis::DiagnosisCode,
     net::{
-        connect::{ConnectError, connect},
-        file_limit::ThrottledLog,
-        proxy_protocol,
+        connect::ConnectError, file_limit::ThrottledLog, local_stream::LocalStream, proxy_protocol,
         resolve::NameError,
     },
     tunnel::{
@@ -135,8 +133,8 @@ impl ServiceDialError {
                 });
             }
             error => {
-                let ServerPort { host, tcp_port, .. } = &*context.port;
-                warn!(local_address = %format_args!("{host}:{tcp_port}"), code = %error.code(), "cannot reach the local service: {error}");
+                let service = &context.port.service;
+                warn!(local_address = %service, code = %error.code(), "cannot reach the local service: {error}");
             }
         }
     }
@@ -210,7 +208,7 @@ pub(super) async fn serve(context: ServiceContext, tunnel: Tunnel) {
                 let origin_missing = context.port.proxy_protocol && origin.is_none();
                 if origin_missing && !std::mem::replace(&mut origin_warned, true) {
                     warn!(
-                        "the client does not report the source of its connections, so the service cannot receive it (upgrade the client)"
+                        "a connection has no source that the service could receive (it was made to a unix socket of the client)"
                     );
                 }
                 drop(context.streams.spawn(
@@ -301,16 +299,11 @@ async fn measure(
 async fn dial(
     context: &ServiceContext,
     origin: Option<Origin>,
-) -> Result<TcpStream, ServiceDialError> {
-    let ServerPort {
-        host,
-        tcp_port,
-        proxy_protocol,
-        ..
-    } = &*context.port;
+) -> Result<LocalStream, ServiceDialError> {
+    let port = &context.port;
     let deadline = Instant::now() + context.connect_timeout;
-    let mut socket = connect(host, *tcp_port, context.connect_timeout).await?;
-    if *proxy_protocol {
+    let mut socket = connect_target(&port.service, context.connect_timeout).await?;
+    if port.proxy_protocol {
         let header = proxy_header(origin.as_ref());
         let written = timeout_at(deadline, socket.write_all(&header)).await;
         written.map_err(|_| ServiceDialError::Timeout(context.connect_timeout))??;

@@ -8,6 +8,7 @@ use tokio::{io::AsyncReadExt, net::TcpListener};
 
 use super::*;
 use crate::{
+    config::{HostPort, Target},
     server::{QuotaLimits, server_role::ServerRole},
     supervisor::drain::Drain,
     tunnel::{TunnelStreamError, tests::TunnelTestbed},
@@ -46,8 +47,10 @@ impl ServiceTestbed {
         let port = server.port().clone();
         let port = ServerPort {
             port,
-            host: address.ip().to_string(),
-            tcp_port: address.port(),
+            service: Target::Tcp(HostPort {
+                host: address.ip().to_string(),
+                port: address.port(),
+            }),
             proxy_protocol,
         };
         let context = ServiceContext {

@@ -10,10 +10,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use socket2::SockRef;
-use tokio::{io::Interest, net::TcpStream};
+use tokio::io::Interest;
 
-use crate::tunnel::stream::{TunnelStream, TunnelStreamError};
+use crate::{
+    net::local_stream::LocalStream,
+    tunnel::stream::{TunnelStream, TunnelStreamError},
+};
 use report_proto::{
     compress::{CompressError, CompressMethod},
     mux::ResetCode,
@@ -47,7 +49,7 @@ pub(super) struct DirectionResult {
 
 /// The two sides of a splice.
 pub(in crate::tunnel) struct SpliceEnds {
-    pub(super) socket: Arc<TcpStream>,
+    pub(super) socket: Arc<LocalStream>,
     /// Data that goes to the stream before anything that is read from the socket.
     prefix: Mutex<Bytes>,
     pub(in crate::tunnel) stream: TunnelStream,
@@ -56,34 +58,31 @@ pub(in crate::tunnel) struct SpliceEnds {
     graceful_ends: AtomicU8,
     /// This end is shutting down the sending direction of the socket.
     pub(super) write_shut_down: AtomicBool,
+    /// The kernel has reported an error of the socket, which it does once.
+    socket_failed: AtomicBool,
 }
 
 impl Drop for SpliceEnds {
     /// Lets the socket end gracefully if both directions did. Any other end is a reset at the
     /// socket, and at the stream because it is dropped too. It must never look like an end of file.
+    /// (A unix socket has no reset, see [`LocalStream`].)
     fn drop(&mut self) {
         if self.is_graceful() {
-            let _ = SockRef::from(&*self.socket).set_linger(None);
+            self.socket.end_on_close();
         }
     }
 }
 
-/// Makes closing `socket` send a reset (RST) in place of an end of file.
-pub fn reset_on_close(socket: &TcpStream) {
-    // Fails only if the connection is gone already.
-    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
-}
-
 impl SpliceEnds {
     pub(in crate::tunnel) fn new(
-        socket: Arc<TcpStream>,
+        socket: Arc<LocalStream>,
         prefix: Bytes,
         stream: TunnelStream,
         method: CompressMethod,
     ) -> Self {
         // Set from the start, until both directions have ended gracefully: the kernel also closes
         // the sockets of a killed process.
-        reset_on_close(&socket);
+        socket.reset_on_close();
         let prefix = Mutex::new(prefix);
         SpliceEnds {
             socket,
@@ -92,6 +91,7 @@ impl SpliceEnds {
             method,
             graceful_ends: AtomicU8::new(0),
             write_shut_down: AtomicBool::new(false),
+            socket_failed: AtomicBool::new(false),
         }
     }
 
@@ -114,13 +114,24 @@ impl SpliceEnds {
         self.prefix.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Records that an error of the socket was reported.
+    pub(super) fn on_socket_error(&self) {
+        self.socket_failed.store(true, Ordering::Release);
+    }
+
+    /// Returns whether an end of file is in fact a reset. The kernel reports a reset once: after
+    /// another call has received the error, a read returns an end of file. The kernel has then
+    /// forgotten the peer of a TCP connection, as it also does when both ends have finished.
+    pub(super) fn was_reset(&self) -> bool {
+        self.socket_failed.load(Ordering::Acquire)
+            || (self.socket.has_forgotten_peer() && !self.write_shut_down.load(Ordering::Acquire))
+    }
+
     pub(super) async fn socket_error(&self) -> io::Error {
-        match self
-            .socket
-            .ready(Interest::ERROR)
-            .await
-            .and_then(|_| self.socket.take_error())
-        {
+        let ready = self.socket.ready(Interest::ERROR).await;
+        // Before the error is taken: a read may then return an end of file.
+        self.on_socket_error();
+        match ready.and_then(|_| self.socket.take_error()) {
             Err(error) | Ok(Some(error)) => error,
             // Another call has already taken the error.
             Ok(None) => io::ErrorKind::ConnectionReset.into(),

@@ -8,7 +8,7 @@
 //! | end of file is read | finish |
 //! | an error is read, or writing fails | reset |
 //! | its sending direction is shut down | the peer finished |
-//! | reset (RST) | the peer reset, the bytes are corrupt, or the tunnel has ended |
+//! | reset (RST), or the end of a unix socket | the peer reset, the bytes are corrupt, or the tunnel has ended |
 
 mod ends;
 mod receiving;
@@ -17,12 +17,13 @@ mod sending;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::{net::TcpStream, task::JoinSet};
+use tokio::task::JoinSet;
 
 pub(super) use self::ends::SpliceEnds;
+pub use self::ends::SpliceError;
 use self::ends::{DirectionResult, FINAL_DATA_TIMEOUT, RESET_DELAY};
-pub use self::ends::{SpliceError, reset_on_close};
 use super::{local_socket, stream::TunnelStream};
+use crate::net::local_stream::LocalStream;
 use report_proto::{compress::CompressMethod, mux::ResetCode};
 
 /// The byte counts of a splice, and how it ended.
@@ -41,9 +42,13 @@ pub struct Spliced {
 ///
 /// # Cancel safety
 /// Dropping the future resets both.
-pub async fn splice(socket: TcpStream, stream: TunnelStream, method: CompressMethod) -> Spliced {
+pub async fn splice(
+    socket: impl Into<LocalStream>,
+    stream: TunnelStream,
+    method: CompressMethod,
+) -> Spliced {
     join(&Arc::new(SpliceEnds::new(
-        Arc::new(socket),
+        Arc::new(socket.into()),
         Bytes::new(),
         stream,
         method,

@@ -3,14 +3,12 @@
 use std::{
     collections::VecDeque,
     io::{self, IoSlice},
-    net::Shutdown,
     sync::atomic::Ordering,
     time::Duration,
 };
 
 use bytes::{Buf, Bytes};
 use futures_util::FutureExt;
-use socket2::SockRef;
 
 use super::ends::{DirectionResult, SpliceEnds, SpliceError};
 use crate::{tcp_table::TcpConnection, tunnel::local_socket};
@@ -60,8 +58,13 @@ impl SpliceEnds {
         let result = self.receive_all(&mut bytes).await;
         // After a failed write, `splice` resets the stream once the rest of the socket has been
         // read.
-        if !matches!(result, Err(SpliceError::Socket(_))) {
-            self.on_direction_end(&result);
+        match &result {
+            Err(SpliceError::Socket(error)) => {
+                if error.kind() == io::ErrorKind::ConnectionReset {
+                    self.on_socket_error();
+                }
+            }
+            result => self.on_direction_end(result),
         }
         DirectionResult { bytes, result }
     }
@@ -99,9 +102,7 @@ impl SpliceEnds {
         // Set before the shutdown: afterwards the kernel may forget the peer address, which
         // `was_reset` would take for a reset.
         self.write_shut_down.store(true, Ordering::Release);
-        SockRef::from(&*self.socket)
-            .shutdown(Shutdown::Write)
-            .or_else(ignore_not_connected)?;
+        self.socket.shutdown_write().or_else(ignore_not_connected)?;
         Ok(())
     }
 
@@ -190,10 +191,11 @@ impl SpliceEnds {
         Ok(written)
     }
 
-    /// Checks for a vanished peer. Keepalive does not probe while data waits, and the kernel
-    /// retransmits for a quarter of an hour.
+    /// Checks for a vanished peer of a TCP connection. Keepalive does not probe while data waits,
+    /// and the kernel retransmits for a quarter of an hour. (The kernel closes the unix sockets of
+    /// a process that has ended.)
     async fn check_peer(&self) -> Result<(), SpliceError> {
-        let has_vanished = match TcpConnection::of(&self.socket) {
+        let has_vanished = match self.socket.tcp().and_then(TcpConnection::of) {
             Some(connection) => connection.has_vanished().await,
             None => false,
         };
@@ -318,7 +320,12 @@ mod tests {
                 TcpStream::connect(listener.local_addr().unwrap()),
                 listener.accept()
             );
-            let ends = SpliceEnds::new(Arc::new(service.unwrap()), Bytes::new(), accepted, method);
+            let ends = SpliceEnds::new(
+                Arc::new(service.unwrap().into()),
+                Bytes::new(),
+                accepted,
+                method,
+            );
             let _connected = connected.unwrap();
             let mut decompressor = Decompressor::new(method, ends.stream.pool());
             let (mut pushed, mut raw, mut batches) = (0, 0, 0);

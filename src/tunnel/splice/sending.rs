@@ -1,6 +1,6 @@
 //! The direction from the socket into the tunnel.
 
-use std::{io, sync::atomic::Ordering, time::Instant};
+use std::{io, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::Interest;
@@ -87,11 +87,16 @@ impl SpliceEnds {
     /// marked as not readable, which saves a system call that would return `WouldBlock`; the next
     /// event says when there is more. After a longer read more data has often arrived in the
     /// meantime, and reading again is cheaper than waiting for the event.
+    ///
+    /// A unix socket is read until it returns `WouldBlock`: a read also ends behind data that came
+    /// with file descriptors.
     fn read(&self, buffer: &mut BytesMut) -> io::Result<SocketRead> {
+        let may_mark = self.socket.tcp().is_some();
         let mut read = None;
         let outcome = self.socket.try_io(Interest::READABLE, || {
             let length = self.socket.try_read_buf(buffer)?;
-            let is_drained = length > 0 && buffer.len() < COPIED_BELOW.min(buffer.capacity());
+            let is_short = buffer.len() < COPIED_BELOW.min(buffer.capacity());
+            let is_drained = may_mark && length > 0 && is_short;
             read = Some(SocketRead { length, is_drained });
             if is_drained {
                 Err(io::ErrorKind::WouldBlock.into())
@@ -147,13 +152,6 @@ impl SpliceEnds {
         };
         Ok(raw_room(self.method, room))
     }
-
-    /// Returns whether an end of file is in fact a reset. The kernel reports a reset once: after a
-    /// write has received the error, a read returns an end of file. The kernel has then forgotten
-    /// the peer address, as it also does when both ends have finished.
-    fn was_reset(&self) -> bool {
-        self.socket.peer_addr().is_err() && !self.write_shut_down.load(Ordering::Acquire)
-    }
 }
 
 /// The result of a socket read.
@@ -169,8 +167,8 @@ mod tests {
 
     use tokio::net::{TcpListener, TcpStream};
 
-    use super::{super::reset_on_close, *};
-    use crate::tunnel::tests::TunnelTestbed;
+    use super::*;
+    use crate::{net::local_stream::reset_on_close, tunnel::tests::TunnelTestbed};
 
     #[tokio::test]
     async fn a_reader_reports_a_reset_whose_error_a_write_has_taken() {
@@ -187,7 +185,7 @@ mod tests {
             listener.accept()
         );
         let ends = SpliceEnds::new(
-            Arc::new(accepted.unwrap().0),
+            Arc::new(accepted.unwrap().0.into()),
             Bytes::new(),
             client.open(Bytes::new()),
             CompressMethod::Null,

@@ -211,7 +211,7 @@ async fn reclaimed(
             .unwrap();
     }
     let connection = reclaim::ReclaimedConnection {
-        socket: client,
+        socket: client.into(),
         unsent: Bytes::from_static(b"read before, "),
     };
     let stream = tunnel.open(Bytes::new());

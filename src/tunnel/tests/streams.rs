@@ -1,6 +1,7 @@
 //! Tests of streams: their bytes, resets and ends.
 
 use super::*;
+use crate::net::local_stream::reset_on_close;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_method_delivers_all_bytes_in_both_directions() {
@@ -45,12 +46,12 @@ async fn a_reset_arrives_as_a_reset_in_both_directions() {
         .tunnels(EncryptMethod::Aes128Gcm, CompressMethod::Null)
         .await;
     let (mut application, service) = spliced_sockets(&bed, &tunnels).await;
-    splice::reset_on_close(&service);
+    reset_on_close(&service);
     drop(service);
     let error = application.read(&mut [0]).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     let (application, mut service) = spliced_sockets(&bed, &tunnels).await;
-    splice::reset_on_close(&application);
+    reset_on_close(&application);
     drop(application);
     let error = service.read(&mut [0]).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
@@ -66,7 +67,7 @@ async fn a_reset_after_a_half_close_fails_a_writer() {
     let (mut application, mut service) = spliced_sockets(&bed, &tunnels).await;
     service.shutdown().await.unwrap();
     assert_eq!(application.read(&mut [0]).await.unwrap(), 0);
-    splice::reset_on_close(&service);
+    reset_on_close(&service);
     drop(service);
     let error = async {
         loop {
@@ -171,7 +172,7 @@ async fn a_reset_after_a_half_close_is_detected_without_a_write() {
     let (mut application, mut service) = spliced_sockets(&bed, &tunnels).await;
     service.shutdown().await.unwrap();
     assert_eq!(application.read(&mut [0]).await.unwrap(), 0);
-    splice::reset_on_close(&service);
+    reset_on_close(&service);
     drop(service);
     let reset = application.ready(tokio::io::Interest::ERROR);
     tokio::time::timeout(Duration::from_secs(10), reset)

@@ -1,17 +1,20 @@
-//! A unix socket that only its owner can use.
+//! A listening unix socket whose file has the intended mode and owner from the start.
 //!
 //! `bind` creates a socket with the mode that the umask leaves, so another user could connect before
 //! the mode is changed. The socket is therefore created in a new folder with mode 0700, and gets its
-//! path when its mode is 0600.
+//! path when its mode and owner are set.
 //!
 //! Several processes may start with the same path at the same time. One of them gets it: a hard link
 //! replaces no file, and the socket of a process that has ended is removed by its identity only.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
-    fs, io,
+    fmt, fs, io,
     os::unix::{
-        fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
-        net,
+        fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown},
+        net::{self, SocketAddr},
     },
     path::{Path, PathBuf},
 };
@@ -20,13 +23,36 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{UnixListener, UnixStream};
 use tracing::debug;
 
+use super::unix_owner::FileOwner;
+
+/// The mode and the owner of a socket file, which decide who may connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SocketAccess {
+    /// The permission bits.
+    pub mode: u32,
+    /// The owner. Changing it usually needs a privilege.
+    pub owner: FileOwner,
+}
+
+impl SocketAccess {
+    /// Only the user of this process and root may connect.
+    pub const PRIVATE: Self = SocketAccess {
+        mode: 0o600,
+        owner: FileOwner {
+            user: None,
+            group: None,
+        },
+    };
+}
+
 /// A listening unix socket. Dropping it removes its file.
 #[derive(Debug)]
-pub(super) struct UnixSocket {
+pub struct UnixSocket {
     // Dropped first. While the listener lives, no other process takes the path or gets a file with
     // the same identity, so the end removes no file of a successor.
-    file: SocketFile,
+    file: Option<SocketFile>,
     listener: UnixListener,
+    address: SocketAddr,
 }
 
 /// The device and the number of a file.
@@ -43,16 +69,30 @@ struct SocketFile {
 struct PrivateFolder(PathBuf);
 
 impl UnixSocket {
-    /// Listens at `path`. Must be called within a tokio runtime.
+    /// Listens at a path or at an abstract name. `access` applies to a path: any process may
+    /// connect to an abstract name. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// When another process listens there, another file is in the way, or the system refuses.
-    pub(super) fn bind(path: &Path) -> io::Result<Self> {
+    pub fn bind(address: &SocketAddr, access: SocketAccess) -> io::Result<Self> {
+        if let Some(path) = address.as_pathname() {
+            return UnixSocket::bind_path(path, address, access);
+        }
+        let listener = net::UnixListener::bind_addr(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(UnixSocket {
+            file: None,
+            listener: UnixListener::from_std(listener)?,
+            address: address.clone(),
+        })
+    }
+
+    fn bind_path(path: &Path, address: &SocketAddr, access: SocketAccess) -> io::Result<Self> {
         let ended = check_unused(path)?;
         let folder = PrivateFolder::beside(path)?;
+        let listener = folder.listen()?;
         let prepared = folder.socket();
-        let listener = net::UnixListener::bind(&prepared)?;
-        fs::set_permissions(&prepared, fs::Permissions::from_mode(0o600))?;
+        access.apply(&prepared)?;
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
         let identity = identity(&prepared)?;
@@ -62,20 +102,69 @@ impl UnixSocket {
         publish(&prepared, path)?;
         let path = path.to_owned();
         Ok(UnixSocket {
-            file: SocketFile { path, identity },
+            file: Some(SocketFile { path, identity }),
             listener,
+            address: address.clone(),
         })
     }
 
-    /// Returns the path of the socket.
-    pub(super) fn path(&self) -> &Path {
-        &self.file.path
-    }
-
     /// Accepts a connection.
-    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
+    ///
+    /// # Errors
+    /// The error of the system.
+    ///
+    /// # Cancel safety
+    /// No connection is lost when the future is dropped.
+    pub async fn accept(&self) -> io::Result<UnixStream> {
         let (stream, _) = self.listener.accept().await?;
         Ok(stream)
+    }
+
+    /// Returns the path of the socket's file; `None` for an abstract name.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.file.as_ref().map(|file| file.path.as_path())
+    }
+}
+
+impl fmt::Display for UnixSocket {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&describe(&self.address))
+    }
+}
+
+/// Returns an address as the configuration writes it: `unix:/PATH`, or `unix:@NAME` for an abstract
+/// name.
+#[must_use]
+pub fn describe(address: &SocketAddr) -> String {
+    if let Some(path) = address.as_pathname() {
+        return format!("unix:{}", path.display());
+    }
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::linux::net::SocketAddrExt as _;
+        if let Some(name) = address.as_abstract_name() {
+            return format!("unix:@{}", String::from_utf8_lossy(name));
+        }
+    }
+    "unix:".to_owned()
+}
+
+impl SocketAccess {
+    /// Sets the mode and the owner of a socket file.
+    fn apply(self, path: &Path) -> io::Result<()> {
+        // First, because only the owner and root may set the mode.
+        fs::set_permissions(path, fs::Permissions::from_mode(self.mode))?;
+        let FileOwner { user, group } = self.owner;
+        if user.is_some() || group.is_some() {
+            chown(path, user, group).map_err(|error| {
+                io::Error::other(format!(
+                    "cannot set `socket_owner`: {error} (run rePort as root, or choose a group of \
+                     its user)"
+                ))
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -83,7 +172,7 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         let is_own = identity(&self.path).is_ok_and(|found| found == self.identity);
         if is_own && let Err(error) = fs::remove_file(&self.path) {
-            debug!(path = %self.path.display(), %error, "cannot remove the admin socket");
+            debug!(path = %self.path.display(), %error, "cannot remove the socket file");
         }
     }
 }
@@ -99,6 +188,20 @@ impl PrivateFolder {
 
     fn socket(&self) -> PathBuf {
         self.0.join("s")
+    }
+
+    /// Listens at the socket in this folder.
+    fn listen(&self) -> io::Result<net::UnixListener> {
+        let path = self.socket();
+        // The path of this folder is longer than that of the socket, whose length the system
+        // limits. On Linux an open folder has a short name too.
+        #[cfg(target_os = "linux")]
+        if SocketAddr::from_pathname(&path).is_err() {
+            use std::os::fd::AsRawFd as _;
+            let folder = fs::File::open(&self.0)?;
+            return net::UnixListener::bind(format!("/proc/self/fd/{}/s", folder.as_raw_fd()));
+        }
+        net::UnixListener::bind(path)
     }
 
     /// Removes the socket of a process that has ended. It is moved here first, because a process
@@ -167,102 +270,11 @@ fn check_unused(path: &Path) -> io::Result<Option<FileIdentity>> {
             io::ErrorKind::ConnectionRefused => Ok(Some((found.dev(), found.ino()))),
             io::ErrorKind::NotFound => Ok(None),
             io::ErrorKind::WouldBlock => Err(in_use()),
+            io::ErrorKind::PermissionDenied => Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "the socket of another user is there",
+            )),
             _ => Err(error),
         },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names_in(folder: &Path) -> Vec<String> {
-        let entries = fs::read_dir(folder).expect("a folder");
-        let names = entries.map(|entry| entry.expect("an entry").file_name());
-        let mut names: Vec<String> = names
-            .map(|name| name.to_string_lossy().into_owned())
-            .collect();
-        names.sort();
-        names
-    }
-
-    #[tokio::test]
-    async fn the_socket_is_private_and_is_removed_at_the_end() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("admin.sock");
-        let socket = UnixSocket::bind(&path).expect("free");
-        let metadata = fs::symlink_metadata(&path).expect("it exists");
-        assert!(metadata.file_type().is_socket());
-        assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
-        assert_eq!(names_in(folder.path()), ["admin.sock"]);
-        let (connected, accepted) = tokio::join!(UnixStream::connect(&path), socket.accept());
-        assert!(connected.is_ok() && accepted.is_ok());
-        drop(socket);
-        assert!(names_in(folder.path()).is_empty());
-    }
-
-    #[tokio::test]
-    async fn the_socket_of_a_dead_process_is_replaced_and_a_living_one_is_an_error() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("admin.sock");
-        // The listener ends and leaves its file, as a killed process does.
-        drop(net::UnixListener::bind(&path).expect("free"));
-        assert!(path.exists());
-        let living = UnixSocket::bind(&path).expect("the old socket is replaced");
-        let error = UnixSocket::bind(&path).expect_err("in use");
-        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-        assert_eq!(names_in(folder.path()), ["admin.sock"]);
-        drop(living);
-        assert!(!path.exists());
-    }
-
-    #[tokio::test]
-    async fn of_two_processes_that_start_at_the_same_time_one_gets_the_path() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("admin.sock");
-        for is_ended_socket_there in [false, true] {
-            if is_ended_socket_there {
-                drop(net::UnixListener::bind(&path).expect("free"));
-            }
-            // Both have checked the path before either gets it.
-            let ended = check_unused(&path).expect("unused");
-            assert_eq!(ended.is_some(), is_ended_socket_there);
-            let first = UnixSocket::bind(&path).expect("unused");
-            let second = PrivateFolder::beside(&path).expect("created");
-            let prepared = net::UnixListener::bind(second.socket()).expect("free");
-            let refused = match ended {
-                Some(ended) => second.remove_ended(&path, ended),
-                None => publish(&second.socket(), &path),
-            };
-            let error = refused.expect_err("the first one listens there");
-            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-            drop((second, prepared));
-            let (connected, accepted) = tokio::join!(UnixStream::connect(&path), first.accept());
-            assert!(connected.is_ok() && accepted.is_ok());
-            drop(first);
-            assert!(names_in(folder.path()).is_empty());
-        }
-    }
-
-    #[tokio::test]
-    async fn another_file_is_never_replaced() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("file");
-        fs::write(&path, "content").expect("written");
-        let error = UnixSocket::bind(&path).expect_err("in the way");
-        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(fs::read_to_string(&path).expect("there"), "content");
-    }
-
-    #[tokio::test]
-    async fn the_end_leaves_the_socket_of_a_successor() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("admin.sock");
-        let old = UnixSocket::bind(&path).expect("free");
-        fs::remove_file(&path).expect("removed");
-        let new = UnixSocket::bind(&path).expect("free again");
-        drop(old);
-        assert!(path.exists(), "the successor still listens");
-        drop(new);
     }
 }
