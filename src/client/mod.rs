@@ -12,6 +12,7 @@ mod hold_queue;
 mod listener;
 mod metrics;
 mod orphans;
+pub mod pipe;
 mod port;
 #[cfg(test)]
 mod tests;

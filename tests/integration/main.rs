@@ -9,6 +9,7 @@ mod bad_configuration;
 mod bad_peers;
 mod bench;
 mod black_hole;
+mod commands;
 mod configuration_files;
 mod connection_failures;
 #[cfg(feature = "store")]
