@@ -210,6 +210,52 @@ fn a_duplicate_local_address_of_a_client_is_refused() {
 }
 
 #[test]
+fn a_port_whose_fields_contradict_each_other_is_refused() {
+    let files = Files::new();
+    for (fields, words) in [
+        (
+            json!({"local_address": "unix:/run/app.sock", "protocol": "udp"}),
+            ["ports[1].protocol", "unix sockets carry connections only"],
+        ),
+        (
+            json!({"local_address": format!("unix:/{}", "x".repeat(200))}),
+            ["ports[1].local_address", "a path of 201 bytes"],
+        ),
+        (
+            json!({"local_address": "127.0.0.1:9-8"}),
+            ["ports[1].local_address", "ends before it starts"],
+        ),
+        (
+            json!({"local_address": "127.0.0.1:13380-13390"}),
+            ["ports[1].local_address", "127.0.0.1:13380-13390"],
+        ),
+        (
+            json!({"allow": ["10.0.0.0/33:22"]}),
+            ["ports[1].allow[0]", "invalid network"],
+        ),
+        (
+            json!({"targets": ["127.0.0.1:1"]}),
+            ["ports[1].targets", "only for a server"],
+        ),
+        (
+            json!({"max_delay": "1s"}),
+            ["ports[1].max_delay", "`protocol` is \"tcp\""],
+        ),
+    ] {
+        files.assert_refused(&port_with(fields), &words);
+    }
+}
+
+#[test]
+fn a_file_whose_ports_are_all_disabled_is_refused() {
+    let mut client: Value = serde_json::from_str(CLIENT).unwrap();
+    for port in client["ports"].as_array_mut().unwrap() {
+        port["enabled"] = json!(false);
+    }
+    Files::new().assert_refused(&client.to_string(), &["ports", "all disabled"]);
+}
+
+#[test]
 fn an_address_without_a_port_is_refused() {
     let files = Files::new();
     files.assert_refused(

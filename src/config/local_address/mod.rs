@@ -275,7 +275,7 @@ mod tests {
             panic!("a range")
         };
         let ports: Vec<u16> = range.addresses().map(|address| address.port).collect();
-        assert_eq!(ports, (13_000..=13_010).collect::<Vec<_>>());
+        assert_eq!(ports, (13_000..=13_010).collect::<Vec<u16>>());
         for text in ["127.0.0.1:80", "unix:/run/app.sock"] {
             let one = address(text);
             assert_eq!(one.count(), 1);

@@ -102,6 +102,24 @@ fn different_compression_is_logged_at_both_ends_with_both_values() {
 }
 
 #[test]
+fn a_port_that_is_udp_at_the_server_only_is_logged_at_both_ends() {
+    let testbed = Testbed::new(Front::Direct);
+    let port = [Port {
+        at_server: json!({"protocol": "udp"}),
+        ..Port::new("unequal", "127.0.0.1:9", Methods::DEFAULT)
+    }];
+    let _master = testbed.master(json!({}));
+    let server = testbed.server("server", &port, json!({}));
+    let client = testbed.client("client", &port, json!({"hold_timeout": "3s"}));
+    let stream = services::connect(port[0].local);
+    assert_eq!(services::read_to_ending(&stream).1, Ending::Reset);
+    for role in [&server, &client] {
+        let line = role.wait_for_line(&["unequal", "protocol", "udp", "tcp"]);
+        assert!(line.contains("ERROR") || line.contains("WARN"), "{line}");
+    }
+}
+
+#[test]
 fn an_unknown_port_key_is_logged_by_the_client_as_an_absent_server() {
     let tunnel = Tunnel::start(Front::Direct, Vec::new());
     let unknown = [Port::new("unknown", "127.0.0.1:9", Methods::DEFAULT)];
