@@ -8,7 +8,7 @@ use tokio::{io::AsyncReadExt, net::TcpListener};
 
 use super::*;
 use crate::{
-    config::{HostPort, Target},
+    config::Target,
     server::{QuotaLimits, server_role::ServerRole},
     supervisor::drain::Drain,
     tunnel::{TunnelStreamError, tests::TunnelTestbed},
@@ -47,10 +47,7 @@ impl ServiceTestbed {
         let port = server.port().clone();
         let port = ServerPort {
             port,
-            service: Target::Tcp(HostPort {
-                host: address.ip().to_string(),
-                port: address.port(),
-            }),
+            service: address.to_string().parse::<Target>().unwrap().into(),
             proxy_protocol,
         };
         let context = ServiceContext {
