@@ -1,6 +1,8 @@
 //! The server role: keeps links to the masters, registers its ports, answers the clients that
 //! attach, and connects each of their streams to the local service.
 
+mod allow_list;
+mod destination;
 mod dial;
 mod draining;
 mod metrics;
@@ -20,7 +22,11 @@ use self::server_role::ServerRole;
 #[cfg(test)]
 pub(crate) use self::tunnels::MAX_CANDIDATES;
 pub use self::{
-    dial::connect_target, port::ServerPort, quota::QuotaLimits, targets::ServiceTargets,
+    allow_list::AllowList,
+    dial::connect_target,
+    port::{ServerPort, Service},
+    quota::QuotaLimits,
+    targets::ServiceTargets,
 };
 use crate::{
     config::ServerConfig,

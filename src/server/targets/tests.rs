@@ -145,7 +145,7 @@ async fn checks_notice_a_target_that_is_down_and_one_that_is_up_again_until_they
     let targets = vec![target(down), target(up)];
     let port = Arc::new(ServerPort {
         port: plain_port(),
-        service: ServiceTargets::any_of(targets, TargetChoice::Ordered, Some(check)),
+        service: ServiceTargets::any_of(targets, TargetChoice::Ordered, Some(check)).into(),
         proxy_protocol: false,
     });
     let (tasks, until) = (TaskTracker::new(), CancellationToken::new());
