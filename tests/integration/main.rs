@@ -27,6 +27,7 @@ mod master_confidentiality;
 mod name_resolution;
 #[cfg(feature = "store")]
 mod policies;
+mod port_ranges;
 mod prober;
 mod proxies;
 mod proxy_protocol;
@@ -40,6 +41,7 @@ mod store_daemons;
 #[path = "../support/mod.rs"]
 mod support;
 mod survival;
+mod targets;
 mod traffic;
 #[cfg(target_os = "linux")]
 mod unix_sockets;

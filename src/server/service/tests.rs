@@ -9,7 +9,7 @@ use tokio::{io::AsyncReadExt, net::TcpListener};
 use super::*;
 use crate::{
     config::Target,
-    server::{AllowList, QuotaLimits, server_role::ServerRole},
+    server::{AllowList, QuotaLimits, ServiceTargets, server_role::ServerRole},
     supervisor::drain::Drain,
     tunnel::{
         PortParameters, ServiceProtocol, TunnelStreamError,
@@ -34,29 +34,47 @@ impl ServiceTestbed {
     }
 
     async fn limited(proxy_protocol: bool, limits: QuotaLimits) -> ServiceTestbed {
-        let service = |address: SocketAddr| {
-            let target: Target = address.to_string().parse().unwrap();
-            target.into()
+        let offer = |port: PortParameters, service: SocketAddr| ServerPort {
+            port,
+            service: service.to_string().parse::<Target>().unwrap().into(),
+            proxy_protocol,
         };
-        ServiceTestbed::with(proxy_protocol, limits, ServiceProtocol::Tcp, service).await
+        ServiceTestbed::offering(offer, limits).await
     }
 
-    /// A server for applications that name their destinations. `rule` is an allowed host.
+    /// Offers a range of two ports. The service has the second one.
+    async fn ranged() -> ServiceTestbed {
+        let offer = |port: PortParameters, service: SocketAddr| {
+            let last = service.port();
+            let range = format!("127.0.0.1:{}-{last}", last - 1);
+            ServerPort {
+                port: PortParameters { range: 2, ..port },
+                service: ServiceTargets::at(&range.parse().unwrap()).into(),
+                proxy_protocol: false,
+            }
+        };
+        ServiceTestbed::offering(offer, QuotaLimits::default()).await
+    }
+
+    /// Offers the host in `rule` to applications that name their destinations.
     async fn of_destinations(rule: &str) -> ServiceTestbed {
-        let service = |address: SocketAddr| {
-            let rule = format!("{rule}:{}", address.port()).parse().unwrap();
-            Service::Destinations(AllowList::new(vec![rule]))
+        let offer = |port: PortParameters, service: SocketAddr| {
+            let rule = format!("{rule}:{}", service.port()).parse().unwrap();
+            ServerPort {
+                port: PortParameters {
+                    protocol: ServiceProtocol::Socks5,
+                    ..port
+                },
+                service: Service::Destinations(AllowList::new(vec![rule])),
+                proxy_protocol: false,
+            }
         };
-        let limits = QuotaLimits::default();
-        ServiceTestbed::with(false, limits, ServiceProtocol::Socks5, service).await
+        ServiceTestbed::offering(offer, QuotaLimits::default()).await
     }
 
-    /// A server whose service is made from the address of the listener.
-    async fn with(
-        proxy_protocol: bool,
+    async fn offering(
+        offer: impl FnOnce(PortParameters, SocketAddr) -> ServerPort,
         limits: QuotaLimits,
-        protocol: ServiceProtocol,
-        service: impl FnOnce(SocketAddr) -> Service,
     ) -> ServiceTestbed {
         let bed = TunnelTestbed::new();
         let (client, server) = bed
@@ -73,15 +91,7 @@ impl ServiceTestbed {
             true,
             &drain,
         );
-        let port = PortParameters {
-            protocol,
-            ..server.port().clone()
-        };
-        let port = ServerPort {
-            port,
-            service: service(address),
-            proxy_protocol,
-        };
+        let port = offer(server.port().clone(), address);
         let context = ServiceContext {
             port: Arc::new(port),
             connect_timeout: Duration::from_secs(5),
@@ -151,6 +161,25 @@ async fn streams_beyond_the_limit_are_reset_until_others_have_ended() {
             accepted = testbed.listener.accept() => break drop(accepted),
             error = stream.failed() => assert_eq!(error.reset_code(), Some(ResetCode::Limit), "{error}"),
         }
+    }
+    testbed.end().await;
+}
+
+#[tokio::test]
+async fn the_offset_of_a_stream_selects_the_port_of_the_service() {
+    let testbed = ServiceTestbed::ranged().await;
+    let _stream = testbed.open(br#"{"offset": 1}"#);
+    assert_eq!(testbed.received().await, b"hello");
+    for (details, code) in [
+        (r#"{"offset": 2}"#, ResetCode::Refused),
+        (r#"{"offset": 65535}"#, ResetCode::Refused),
+        (r#"{"offset": 65536}"#, ResetCode::Protocol),
+        (r#"{"offset": -1}"#, ResetCode::Protocol),
+        (r#"{"offset": "1"}"#, ResetCode::Protocol),
+        ("[1]", ResetCode::Protocol),
+    ] {
+        let error = testbed.open(details.as_bytes()).failed().await;
+        assert_eq!(error.reset_code(), Some(code), "{details}: {error}");
     }
     testbed.end().await;
 }
