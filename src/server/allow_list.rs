@@ -7,10 +7,9 @@
 //! lies within its [`SpecialBlock`]. So `0.0.0.0/0` does not allow `127.0.0.1`, and `127.0.0.0/8`
 //! does.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
-use ipnet::IpNet;
-
+use super::special_block::SpecialBlock;
 use crate::{
     config::{AllowRule, AllowedHost},
     net::authority::{ends_in_number, has_name_characters},
@@ -26,7 +25,7 @@ pub struct AllowList(Vec<AllowRule>);
 
 /// Why a destination is not allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Denied {
+pub(super) enum DestinationDenied {
     /// No rule lists it.
     #[error("no rule in `allow` lists it")]
     NotListed,
@@ -48,77 +47,12 @@ pub(super) enum Denied {
 
 /// What is known of a destination before its name is resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Admission {
+pub(super) struct KnownDestination {
     /// The address, if the application named one.
     pub(super) address: Option<IpAddr>,
     /// Whether a rule lists the name, or everything.
     is_listed: bool,
     port: u16,
-}
-
-/// A block of addresses that only a rule within it allows.
-struct SpecialBlock {
-    network: IpNet,
-    kind: &'static str,
-}
-
-const METADATA: &str = "that of a metadata service";
-const EMBEDS: &str = "one that contains an IPv4 address";
-
-const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8, kind: &'static str) -> SpecialBlock {
-    let address = IpAddr::V4(Ipv4Addr::new(a, b, c, d));
-    SpecialBlock {
-        network: IpNet::new_assert(address, prefix),
-        kind,
-    }
-}
-
-const fn v6(words: [u16; 8], prefix: u8, kind: &'static str) -> SpecialBlock {
-    let [a, b, c, d, e, f, g, h] = words;
-    let address = IpAddr::V6(Ipv6Addr::new(a, b, c, d, e, f, g, h));
-    SpecialBlock {
-        network: IpNet::new_assert(address, prefix),
-        kind,
-    }
-}
-
-/// The special blocks, smaller ones before those that contain them. From the registries of special
-/// addresses (RFC 6890) and the documentation of the clouds.
-static SPECIAL: &[SpecialBlock] = &[
-    // AWS, Azure, Google and others; tasks of AWS; Azure's host; Oracle; Alibaba.
-    v4(169, 254, 169, 254, 32, METADATA),
-    v4(169, 254, 170, 2, 32, METADATA),
-    v4(168, 63, 129, 16, 32, METADATA),
-    v4(192, 0, 0, 192, 32, METADATA),
-    v4(100, 100, 100, 200, 32, METADATA),
-    // AWS and Google.
-    v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128, METADATA),
-    v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128, METADATA),
-    v4(0, 0, 0, 0, 8, "one of this machine"),
-    v4(127, 0, 0, 0, 8, "a loopback address"),
-    v4(169, 254, 0, 0, 16, "a link-local address"),
-    v4(224, 0, 0, 0, 4, "a multicast address"),
-    v4(255, 255, 255, 255, 32, "the broadcast address"),
-    v4(240, 0, 0, 0, 4, "a reserved address"),
-    v6([0, 0, 0, 0, 0, 0, 0, 0], 128, "one of this machine"),
-    v6([0, 0, 0, 0, 0, 0, 0, 1], 128, "a loopback address"),
-    v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10, "a link-local address"),
-    v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8, "a multicast address"),
-    // The deprecated form `::127.0.0.1`, two prefixes of NAT64, Teredo, and 6to4.
-    v6([0, 0, 0, 0, 0, 0, 0, 0], 96, EMBEDS),
-    v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96, EMBEDS),
-    v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48, EMBEDS),
-    v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 32, EMBEDS),
-    v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16, EMBEDS),
-];
-
-impl SpecialBlock {
-    /// Returns the smallest block that contains the address.
-    fn of(address: IpAddr) -> Option<&'static Self> {
-        SPECIAL
-            .iter()
-            .find(|block| block.network.contains(&address))
-    }
 }
 
 impl AllowList {
@@ -132,20 +66,23 @@ impl AllowList {
     ///
     /// # Errors
     /// If the host is invalid, or no rule can allow any of its addresses.
-    pub(super) fn admit(&self, target: &NamedTarget) -> Result<Admission, Denied> {
+    pub(super) fn admit(
+        &self,
+        target: &NamedTarget,
+    ) -> Result<KnownDestination, DestinationDenied> {
         let port = target.port;
         let address = target.host.parse::<IpAddr>().ok();
         let name = match address {
             Some(_) => None,
-            None => Some(canonical_name(&target.host).ok_or(Denied::InvalidHost)?),
+            None => Some(canonical_name(&target.host).ok_or(DestinationDenied::InvalidHost)?),
         };
         let rules = || self.0.iter().filter(move |rule| rule.ports.contains(port));
         let is_listed = rules().any(|rule| lists_name(&rule.host, name.as_deref()));
         let may_list_address = rules().any(|rule| matches!(rule.host, AllowedHost::Network(_)));
         if !is_listed && !may_list_address {
-            return Err(Denied::NotListed);
+            return Err(DestinationDenied::NotListed);
         }
-        Ok(Admission {
+        Ok(KnownDestination {
             address,
             is_listed,
             port,
@@ -158,9 +95,9 @@ impl AllowList {
     /// If no rule allows the address.
     pub(super) fn allow(
         &self,
-        admission: Admission,
+        known: KnownDestination,
         address: IpAddr,
-    ) -> Result<SocketAddr, Denied> {
+    ) -> Result<SocketAddr, DestinationDenied> {
         let canonical = address.to_canonical();
         let special = SpecialBlock::of(canonical);
         let has_rule = self.0.iter().any(|rule| {
@@ -168,20 +105,18 @@ impl AllowList {
                 return false;
             };
             let is_own = special.is_none_or(|block| block.network.contains(network));
-            rule.ports.contains(admission.port) && network.contains(&canonical) && is_own
+            rule.ports.contains(known.port) && network.contains(&canonical) && is_own
         });
         // An IPv4 address in the form of an IPv6 one needs a rule for the address.
         let is_mapped = canonical != address;
         match special {
-            _ if has_rule => Ok(SocketAddr::new(canonical, admission.port)),
-            Some(block) => Err(Denied::Special {
+            _ if has_rule => Ok(SocketAddr::new(canonical, known.port)),
+            Some(block) => Err(DestinationDenied::Special {
                 address: canonical,
                 kind: block.kind,
             }),
-            None if admission.is_listed && !is_mapped => {
-                Ok(SocketAddr::new(canonical, admission.port))
-            }
-            None => Err(Denied::NotListed),
+            None if known.is_listed && !is_mapped => Ok(SocketAddr::new(canonical, known.port)),
+            None => Err(DestinationDenied::NotListed),
         }
     }
 
@@ -191,18 +126,18 @@ impl AllowList {
     /// If none is allowed: why the first is not.
     pub(super) fn allowed(
         &self,
-        admission: Admission,
+        known: KnownDestination,
         addresses: &[SocketAddr],
-    ) -> Result<Vec<SocketAddr>, Denied> {
+    ) -> Result<Vec<SocketAddr>, DestinationDenied> {
         let (mut allowed, mut denied) = (Vec::new(), None);
         for address in addresses {
-            match self.allow(admission, address.ip()) {
+            match self.allow(known, address.ip()) {
                 Ok(address) => allowed.push(address),
                 Err(error) => denied = denied.or(Some(error)),
             }
         }
         if allowed.is_empty() {
-            return Err(denied.unwrap_or(Denied::NotListed));
+            return Err(denied.unwrap_or(DestinationDenied::NotListed));
         }
         Ok(allowed)
     }
@@ -241,25 +176,33 @@ mod tests {
     }
 
     /// Returns the outcome for a destination whose name has this address, or for the address.
-    fn outcome(rules: &[&str], host: &str, port: u16, resolved: &str) -> Result<String, Denied> {
+    fn outcome(
+        rules: &[&str],
+        host: &str,
+        port: u16,
+        resolved: &str,
+    ) -> Result<String, DestinationDenied> {
         let (list, host) = (list(rules), host.to_owned());
-        let admission = list.admit(&NamedTarget { host, port })?;
-        let address = admission
+        let known = list.admit(&NamedTarget { host, port })?;
+        let address = known
             .address
             .unwrap_or_else(|| resolved.parse().expect(resolved));
-        let allowed = list.allow(admission, address)?;
+        let allowed = list.allow(known, address)?;
         Ok(allowed.to_string())
     }
 
     /// Returns the outcome for an address that the application named.
-    fn of_address(rules: &[&str], host: &str) -> Result<String, Denied> {
+    fn of_address(rules: &[&str], host: &str) -> Result<String, DestinationDenied> {
         outcome(rules, host, 80, "")
     }
 
     #[test]
     fn nothing_is_allowed_without_a_rule() {
         for host in ["nas.lan", "10.0.0.1", "127.0.0.1", "2001:db8::1"] {
-            assert_eq!(outcome(&[], host, 80, "10.0.0.1"), Err(Denied::NotListed));
+            assert_eq!(
+                outcome(&[], host, 80, "10.0.0.1"),
+                Err(DestinationDenied::NotListed)
+            );
         }
     }
 
@@ -292,11 +235,11 @@ mod tests {
         assert_eq!(of("10.200.0.9", ""), Ok("10.200.0.9:22".to_owned()));
         assert_eq!(of("2001:db8::9", ""), Ok("[2001:db8::9]:22".to_owned()));
         assert_eq!(of("nas", "10.0.0.1"), Ok("10.0.0.1:22".to_owned()));
-        assert_eq!(of("nas", "11.0.0.1"), Err(Denied::NotListed));
-        assert_eq!(of("11.0.0.1", ""), Err(Denied::NotListed));
+        assert_eq!(of("nas", "11.0.0.1"), Err(DestinationDenied::NotListed));
+        assert_eq!(of("11.0.0.1", ""), Err(DestinationDenied::NotListed));
         assert_eq!(
             outcome(&rules, "nas", 23, "10.0.0.1"),
-            Err(Denied::NotListed)
+            Err(DestinationDenied::NotListed)
         );
     }
 
@@ -330,10 +273,16 @@ mod tests {
             "fd20:ce::254",
         ] {
             let denied = of_address(wide, host);
-            assert!(matches!(denied, Err(Denied::Special { .. })), "{host}");
+            assert!(
+                matches!(denied, Err(DestinationDenied::Special { .. })),
+                "{host}"
+            );
             // As the address of a name that a rule lists.
             let rebound = outcome(wide, "evil.lan", 80, host);
-            assert!(matches!(rebound, Err(Denied::Special { .. })), "{host}");
+            assert!(
+                matches!(rebound, Err(DestinationDenied::Special { .. })),
+                "{host}"
+            );
         }
     }
 
@@ -370,7 +319,10 @@ mod tests {
     #[test]
     fn mapped_addresses_are_dialled_as_ipv4_and_need_a_rule_for_the_address() {
         let mapped = "::ffff:10.0.0.1";
-        assert_eq!(of_address(&["*:*"], mapped), Err(Denied::NotListed));
+        assert_eq!(
+            of_address(&["*:*"], mapped),
+            Err(DestinationDenied::NotListed)
+        );
         let allowed = of_address(&["10.0.0.0/8:80"], mapped);
         assert_eq!(allowed, Ok("10.0.0.1:80".to_owned()));
     }
@@ -400,17 +352,24 @@ mod tests {
             "\u{ff11}27.0.0.1",
             "a:b",
         ] {
-            assert_eq!(of_address(&rules, host), Err(Denied::InvalidHost), "{host}");
+            assert_eq!(
+                of_address(&rules, host),
+                Err(DestinationDenied::InvalidHost),
+                "{host}"
+            );
         }
         let long = format!("{}.lan", "a".repeat(250));
-        assert_eq!(of_address(&rules, &long), Err(Denied::InvalidHost));
+        assert_eq!(
+            of_address(&rules, &long),
+            Err(DestinationDenied::InvalidHost)
+        );
     }
 
     #[test]
     fn only_the_allowed_addresses_of_a_name_are_dialled() {
         let list = list(&["*.lan:80"]);
         let host = "nas.lan".to_owned();
-        let admission = list.admit(&NamedTarget { host, port: 80 }).expect("listed");
+        let known = list.admit(&NamedTarget { host, port: 80 }).expect("listed");
         let addresses = [
             "127.0.0.1:80",
             "10.0.0.1:80",
@@ -418,16 +377,16 @@ mod tests {
             "[fd01::1]:80",
         ];
         let addresses: [SocketAddr; 4] = addresses.map(|text| text.parse().expect(text));
-        let allowed = list.allowed(admission, &addresses).expect("two are");
+        let allowed = list.allowed(known, &addresses).expect("two are");
         assert_eq!(allowed, [addresses[1], addresses[3]]);
-        let denied = list.allowed(admission, &addresses[..1]);
-        let Err(error @ Denied::Special { .. }) = denied else {
+        let denied = list.allowed(known, &addresses[..1]);
+        let Err(error @ DestinationDenied::Special { .. }) = denied else {
             panic!("{denied:?}");
         };
         assert_eq!(
             error.to_string(),
             "its address 127.0.0.1 is a loopback address, which needs its own rule in `allow`"
         );
-        assert_eq!(list.allowed(admission, &[]), Err(Denied::NotListed));
+        assert_eq!(list.allowed(known, &[]), Err(DestinationDenied::NotListed));
     }
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use tokio::time::Instant;
 
-use super::allow_list::{AllowList, Denied};
+use super::allow_list::{AllowList, DestinationDenied};
 use crate::{
     diagnosis::DiagnosisCode,
     net::{
@@ -31,7 +31,7 @@ pub(super) struct DestinationError {
 pub(super) enum DestinationFault {
     /// The rules do not allow it.
     #[error(transparent)]
-    Denied(#[from] Denied),
+    Denied(#[from] DestinationDenied),
     /// It cannot be reached.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -50,7 +50,7 @@ impl DestinationError {
     pub(super) fn unnamed() -> Self {
         Self {
             destination: "no destination".to_owned(),
-            fault: Denied::Unnamed.into(),
+            fault: DestinationDenied::Unnamed.into(),
         }
     }
 
@@ -92,16 +92,16 @@ pub(super) async fn allowed_addresses(
     target: &NamedTarget,
     deadline: Instant,
 ) -> Result<Vec<SocketAddr>, DestinationError> {
-    let failed = |fault| DestinationError::new(target, fault);
-    let denied = |denied: Denied| failed(DestinationFault::Denied(denied));
-    let admission = rules.admit(target).map_err(denied)?;
-    let addresses = match admission.address {
+    let failed = |fault: DestinationFault| DestinationError::new(target, fault);
+    let denied = |denied: DestinationDenied| failed(DestinationFault::Denied(denied));
+    let known = rules.admit(target).map_err(denied)?;
+    let addresses = match known.address {
         Some(address) => vec![SocketAddr::new(address, target.port)],
         None => look_up(&target.host, target.port, deadline)
             .await
             .map_err(|error| failed(error.into()))?,
     };
-    rules.allowed(admission, &addresses).map_err(denied)
+    rules.allowed(known, &addresses).map_err(denied)
 }
 
 /// Connects to a destination within `limit`, if the rules allow it.
@@ -222,10 +222,11 @@ mod tests {
 
     #[test]
     fn errors_show_the_host_in_printable_form() {
-        let error = DestinationError::new(&target("a\u{202e}b", 80), Denied::InvalidHost);
+        let error =
+            DestinationError::new(&target("a\u{202e}b", 80), DestinationDenied::InvalidHost);
         let shown = error.to_string();
         assert!(shown.starts_with("a\\u{202e}b:80: its host"), "{shown}");
-        let v6 = DestinationError::new(&target("2001:db8::1", 80), Denied::NotListed);
+        let v6 = DestinationError::new(&target("2001:db8::1", 80), DestinationDenied::NotListed);
         assert!(v6.to_string().starts_with("[2001:db8::1]:80: no rule"));
     }
 }

@@ -11,6 +11,7 @@ mod quota;
 mod registrations;
 mod server_role;
 mod service;
+mod special_block;
 mod targets;
 mod tunnels;
 

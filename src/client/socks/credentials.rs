@@ -15,7 +15,7 @@ use aws_lc_rs::{
 use crate::{config::SocksUser, throttle::Throttle};
 
 /// The user of a proxy.
-pub(in crate::client) struct Credentials {
+pub(in crate::client) struct ProxyCredentials {
     /// Digests have one length, so the comparison tells nothing about that of the password.
     expected: Digest,
     throttle: Mutex<Throttle>,
@@ -23,18 +23,18 @@ pub(in crate::client) struct Credentials {
 
 /// The result of an authentication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Authentication {
+pub(super) enum UserCheck {
     Accepted,
     Wrong,
     /// Too many wrong passwords came from the address. This one was not compared.
     Throttled,
 }
 
-impl Credentials {
+impl ProxyCredentials {
     /// Takes the user of a configuration.
     pub(in crate::client) fn new(user: &SocksUser) -> Self {
         let password = user.password.expose().as_bytes();
-        Credentials {
+        ProxyCredentials {
             expected: digest(user.name.as_bytes(), password),
             throttle: Mutex::default(),
         }
@@ -48,22 +48,22 @@ impl Credentials {
         address: Option<IpAddr>,
         name: &[u8],
         password: &[u8],
-    ) -> Authentication {
+    ) -> UserCheck {
         let address = address
             .map(|address| address.to_canonical())
             .filter(|address| !address.is_loopback());
         let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
         if address.is_some_and(|address| throttle.throttles(now, address)) {
-            return Authentication::Throttled;
+            return UserCheck::Throttled;
         }
         let found = digest(name, password);
         if verify_slices_are_equal(found.as_ref(), self.expected.as_ref()).is_ok() {
-            return Authentication::Accepted;
+            return UserCheck::Accepted;
         }
         if let Some(address) = address {
             throttle.record_failure(now, address);
         }
-        Authentication::Wrong
+        UserCheck::Wrong
     }
 }
 
@@ -81,8 +81,8 @@ mod tests {
     use super::*;
     use crate::{config::Secret, throttle::THROTTLE_BURST};
 
-    fn credentials() -> Credentials {
-        Credentials::new(&SocksUser {
+    fn credentials() -> ProxyCredentials {
+        ProxyCredentials::new(&SocksUser {
             name: "user".to_owned(),
             password: Secret::new("pass".to_owned()),
         })
@@ -95,7 +95,7 @@ mod tests {
         let check = |name: &str, password: &str| {
             credentials.check(now, None, name.as_bytes(), password.as_bytes())
         };
-        assert_eq!(check("user", "pass"), Authentication::Accepted);
+        assert_eq!(check("user", "pass"), UserCheck::Accepted);
         for (name, password) in [
             ("user", ""),
             ("", "pass"),
@@ -106,7 +106,7 @@ mod tests {
             ("User", "pass"),
             ("", ""),
         ] {
-            assert_eq!(check(name, password), Authentication::Wrong, "{name}");
+            assert_eq!(check(name, password), UserCheck::Wrong, "{name}");
         }
     }
 
@@ -117,19 +117,19 @@ mod tests {
         let other: IpAddr = "192.0.2.1".parse().expect("an address");
         for _ in 0..THROTTLE_BURST {
             let checked = credentials.check(now, Some(other), b"user", b"guess");
-            assert_eq!(checked, Authentication::Wrong);
+            assert_eq!(checked, UserCheck::Wrong);
         }
         let checked = credentials.check(now, Some(other), b"user", b"pass");
-        assert_eq!(checked, Authentication::Throttled);
+        assert_eq!(checked, UserCheck::Throttled);
         let third: IpAddr = "198.51.100.1".parse().expect("an address");
         let checked = credentials.check(now, Some(third), b"user", b"pass");
-        assert_eq!(checked, Authentication::Accepted);
+        assert_eq!(checked, UserCheck::Accepted);
         let local: IpAddr = "::ffff:127.0.0.1".parse().expect("an address");
         for _ in 0..2 * THROTTLE_BURST {
             let checked = credentials.check(now, Some(local), b"user", b"guess");
-            assert_eq!(checked, Authentication::Wrong);
+            assert_eq!(checked, UserCheck::Wrong);
         }
         let checked = credentials.check(now, Some(local), b"user", b"pass");
-        assert_eq!(checked, Authentication::Accepted);
+        assert_eq!(checked, UserCheck::Accepted);
     }
 }

@@ -1,6 +1,6 @@
 //! Why an application gets no connection, as its proxy protocol states it.
 
-use super::{http_connect::HttpStatus, socks5::Reply};
+use super::{http_connect::HttpStatus, socks5::SocksReply};
 use crate::tunnel::{ResetCode, confirmation::ConfirmationError};
 
 /// Why there is no connection to the destination.
@@ -38,13 +38,13 @@ impl ConnectFailure {
 
     /// Returns the reply of SOCKS5. It has no code for a missing answer, for which proxies send that
     /// of an expired TTL.
-    pub(super) fn reply(self) -> Reply {
+    pub(super) fn reply(self) -> SocksReply {
         match self {
-            Self::Denied => Reply::NotAllowed,
-            Self::Refused => Reply::ConnectionRefused,
-            Self::Unreachable | Self::NotFound => Reply::HostUnreachable,
-            Self::NoAnswer => Reply::TtlExpired,
-            Self::Unavailable => Reply::GeneralFailure,
+            Self::Denied => SocksReply::NotAllowed,
+            Self::Refused => SocksReply::ConnectionRefused,
+            Self::Unreachable | Self::NotFound => SocksReply::HostUnreachable,
+            Self::NoAnswer => SocksReply::TtlExpired,
+            Self::Unavailable => SocksReply::GeneralFailure,
         }
     }
 

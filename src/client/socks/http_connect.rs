@@ -9,9 +9,9 @@ use httparse::{EMPTY_HEADER, Header, Request, Status};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::{
-    credentials::{Authentication, Credentials},
+    credentials::{ProxyCredentials, UserCheck},
     failure::ConnectFailure,
-    handshake_error::HandshakeError,
+    request_error::ProxyRequestError,
 };
 use crate::{
     net::authority::{Authority, parse_port},
@@ -159,8 +159,8 @@ pub(super) async fn accept<R: AsyncRead + Unpin>(
     first: u8,
     reader: &mut R,
     address: Option<IpAddr>,
-    credentials: Option<&Credentials>,
-) -> Result<ConnectRequest, HandshakeError> {
+    credentials: Option<&ProxyCredentials>,
+) -> Result<ConnectRequest, ProxyRequestError> {
     let mut received = BytesMut::from(&[first][..]);
     loop {
         if let Some((length, target)) = parse(&received, address, credentials)? {
@@ -184,7 +184,7 @@ pub(super) async fn accept<R: AsyncRead + Unpin>(
 fn parse(
     bytes: &[u8],
     address: Option<IpAddr>,
-    credentials: Option<&Credentials>,
+    credentials: Option<&ProxyCredentials>,
 ) -> Result<Option<(usize, NamedTarget)>, HttpRefusal> {
     let mut fields = [EMPTY_HEADER; FIELDS_MAX];
     let mut request = Request::new(&mut fields);
@@ -217,7 +217,7 @@ fn announces_body(field: &Header<'_>) -> bool {
 fn authenticate(
     fields: &[Header<'_>],
     address: Option<IpAddr>,
-    credentials: &Credentials,
+    credentials: &ProxyCredentials,
 ) -> Result<(), HttpRefusal> {
     let field = fields
         .iter()
@@ -225,9 +225,9 @@ fn authenticate(
     let value = field.ok_or(HttpRefusal::NoUser)?.value.trim_ascii();
     let (name, password) = basic_user(value).ok_or(HttpRefusal::WrongUser)?;
     match credentials.check(Instant::now(), address, &name, &password) {
-        Authentication::Accepted => Ok(()),
-        Authentication::Wrong => Err(HttpRefusal::WrongUser),
-        Authentication::Throttled => Err(HttpRefusal::Throttled),
+        UserCheck::Accepted => Ok(()),
+        UserCheck::Wrong => Err(HttpRefusal::WrongUser),
+        UserCheck::Throttled => Err(HttpRefusal::Throttled),
     }
 }
 
@@ -259,8 +259,8 @@ mod tests {
     use super::*;
     use crate::config::{Secret, SocksUser};
 
-    fn credentials() -> Credentials {
-        Credentials::new(&SocksUser {
+    fn credentials() -> ProxyCredentials {
+        ProxyCredentials::new(&SocksUser {
             name: "user".to_owned(),
             password: Secret::new("pa:ss".to_owned()),
         })
@@ -268,16 +268,16 @@ mod tests {
 
     async fn accepted(
         request: &[u8],
-        credentials: Option<&Credentials>,
-    ) -> Result<ConnectRequest, HandshakeError> {
+        credentials: Option<&ProxyCredentials>,
+    ) -> Result<ConnectRequest, ProxyRequestError> {
         let (first, mut rest) = request.split_first().expect("a byte");
         accept(*first, &mut rest, None, credentials).await
     }
 
     /// Returns the refusal of a request.
-    async fn refused(request: &str, credentials: Option<&Credentials>) -> HttpRefusal {
+    async fn refused(request: &str, credentials: Option<&ProxyCredentials>) -> HttpRefusal {
         match accepted(request.as_bytes(), credentials).await {
-            Err(HandshakeError::Http(refusal)) => refusal,
+            Err(ProxyRequestError::Http(refusal)) => refusal,
             other => panic!("{request}: {other:?}"),
         }
     }
@@ -380,7 +380,10 @@ mod tests {
         for length in 1..request.len() {
             let part = request.as_bytes().get(..length).expect("a part");
             let error = accepted(part, None).await.expect_err("incomplete");
-            assert!(matches!(error, HandshakeError::Io(_)), "{length}: {error}");
+            assert!(
+                matches!(error, ProxyRequestError::Io(_)),
+                "{length}: {error}"
+            );
         }
     }
 

@@ -10,8 +10,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{
     address::{self, ADDRESS_MAX, SocksAddress},
-    credentials::{Authentication, Credentials},
-    handshake_error::HandshakeError,
+    credentials::{ProxyCredentials, UserCheck},
+    request_error::ProxyRequestError,
 };
 
 /// The first byte of a message.
@@ -26,11 +26,11 @@ const USER_AND_PASSWORD: u8 = 2;
 
 /// The commands of a request.
 const CONNECT: u8 = 1;
-const UDP_ASSOCIATE: u8 = 3;
+pub(super) const UDP_ASSOCIATE: u8 = 3;
 
 /// The result of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reply {
+pub(super) enum SocksReply {
     Succeeded,
     GeneralFailure,
     NotAllowed,
@@ -41,18 +41,18 @@ pub(super) enum Reply {
     AddressTypeNotSupported,
 }
 
-impl Reply {
+impl SocksReply {
     /// Returns the code of RFC 1928.
     pub(super) fn code(self) -> u8 {
         match self {
-            Reply::Succeeded => 0,
-            Reply::GeneralFailure => 1,
-            Reply::NotAllowed => 2,
-            Reply::HostUnreachable => 4,
-            Reply::ConnectionRefused => 5,
-            Reply::TtlExpired => 6,
-            Reply::CommandNotSupported => 7,
-            Reply::AddressTypeNotSupported => 8,
+            SocksReply::Succeeded => 0,
+            SocksReply::GeneralFailure => 1,
+            SocksReply::NotAllowed => 2,
+            SocksReply::HostUnreachable => 4,
+            SocksReply::ConnectionRefused => 5,
+            SocksReply::TtlExpired => 6,
+            SocksReply::CommandNotSupported => 7,
+            SocksReply::AddressTypeNotSupported => 8,
         }
     }
 }
@@ -67,7 +67,7 @@ pub(super) enum SocksRequest {
 }
 
 /// Encodes a reply with the address of the proxy's socket.
-pub(super) fn encode_reply(reply: Reply, bound: SocketAddr) -> Vec<u8> {
+pub(super) fn encode_reply(reply: SocksReply, bound: SocketAddr) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(3 + ADDRESS_MAX);
     bytes.extend([VERSION, reply.code(), 0]);
     address::encode_socket(&mut bytes, bound);
@@ -87,8 +87,8 @@ pub(super) fn unspecified() -> SocketAddr {
 pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     address: Option<IpAddr>,
-    credentials: Option<&Credentials>,
-) -> Result<SocksRequest, HandshakeError> {
+    credentials: Option<&ProxyCredentials>,
+) -> Result<SocksRequest, ProxyRequestError> {
     authenticate(stream, address, credentials).await?;
     expect(VERSION, stream.read_u8().await?)?;
     let command = stream.read_u8().await?;
@@ -98,7 +98,7 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     match command {
         CONNECT => Ok(SocksRequest::Connect(destination)),
         UDP_ASSOCIATE => Ok(SocksRequest::Associate(destination)),
-        other => Err(HandshakeError::Command(other)),
+        other => Err(ProxyRequestError::Command(other)),
     }
 }
 
@@ -106,8 +106,8 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
 async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     address: Option<IpAddr>,
-    credentials: Option<&Credentials>,
-) -> Result<(), HandshakeError> {
+    credentials: Option<&ProxyCredentials>,
+) -> Result<(), ProxyRequestError> {
     let methods = read_text(stream).await?;
     let method = match credentials {
         Some(_) => USER_AND_PASSWORD,
@@ -115,7 +115,7 @@ async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     };
     if !methods.contains(&method) {
         let needs_user = credentials.is_some();
-        return Err(HandshakeError::NoMethod { needs_user });
+        return Err(ProxyRequestError::NoMethod { needs_user });
     }
     stream.write_all(&[VERSION, method]).await?;
     let Some(credentials) = credentials else {
@@ -124,25 +124,25 @@ async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     expect(USER_VERSION, stream.read_u8().await?)?;
     let (name, password) = (read_text(stream).await?, read_text(stream).await?);
     match credentials.check(Instant::now(), address, &name, &password) {
-        Authentication::Accepted => {
+        UserCheck::Accepted => {
             stream.write_all(&[USER_VERSION, 0]).await?;
             Ok(())
         }
-        Authentication::Wrong => Err(HandshakeError::WrongUser),
-        Authentication::Throttled => Err(HandshakeError::Throttled),
+        UserCheck::Wrong => Err(ProxyRequestError::WrongUser),
+        UserCheck::Throttled => Err(ProxyRequestError::Throttled),
     }
 }
 
-fn expect(version: u8, found: u8) -> Result<(), HandshakeError> {
+fn expect(version: u8, found: u8) -> Result<(), ProxyRequestError> {
     if found == version {
         Ok(())
     } else {
-        Err(HandshakeError::Version(found))
+        Err(ProxyRequestError::Version(found))
     }
 }
 
 /// Reads a length of one byte and that many bytes.
-async fn read_text<R: AsyncRead + Unpin>(reader: &mut R) -> Result<Vec<u8>, HandshakeError> {
+async fn read_text<R: AsyncRead + Unpin>(reader: &mut R) -> Result<Vec<u8>, ProxyRequestError> {
     let length = reader.read_u8().await?;
     let mut text = vec![0; usize::from(length)];
     reader.read_exact(&mut text).await?;
@@ -154,8 +154,8 @@ mod tests {
     use super::*;
     use crate::config::{Secret, SocksUser};
 
-    fn credentials() -> Credentials {
-        Credentials::new(&SocksUser {
+    fn credentials() -> ProxyCredentials {
+        ProxyCredentials::new(&SocksUser {
             name: "user".to_owned(),
             password: Secret::new("pass".to_owned()),
         })
@@ -165,8 +165,8 @@ mod tests {
     /// the proxy answered, and what it did not read.
     async fn outcome(
         sent: &[u8],
-        credentials: Option<&Credentials>,
-    ) -> (Result<SocksRequest, HandshakeError>, Vec<u8>, Vec<u8>) {
+        credentials: Option<&ProxyCredentials>,
+    ) -> (Result<SocksRequest, ProxyRequestError>, Vec<u8>, Vec<u8>) {
         let (mut application, mut proxy) = tokio::io::duplex(4096);
         application.write_all(sent).await.unwrap();
         application.shutdown().await.unwrap();
@@ -209,7 +209,7 @@ mod tests {
         let sent = [&b"\x01\x02\x01\x04user\x04pasS"[..], request].concat();
         let (refused, answers, _) = outcome(&sent, Some(&credentials)).await;
         let error = refused.expect_err("a wrong password");
-        assert!(matches!(error, HandshakeError::WrongUser), "{error}");
+        assert!(matches!(error, ProxyRequestError::WrongUser), "{error}");
         assert_eq!(answers, [5, 2]);
         assert_eq!(error.answer(), [1, 1]);
         let (refused, answers, _) = outcome(b"\x01\x00", Some(&credentials)).await;
@@ -252,21 +252,24 @@ mod tests {
         for length in 0..sent.len() {
             let (refused, ..) = outcome(&sent[..length], Some(&credentials)).await;
             let error = refused.expect_err("incomplete");
-            assert!(matches!(error, HandshakeError::Io(_)), "{length}: {error}");
+            assert!(
+                matches!(error, ProxyRequestError::Io(_)),
+                "{length}: {error}"
+            );
             assert!(error.answer().is_empty());
         }
         // A length that promises more than there is.
         let (refused, ..) = outcome(b"\xff\x00\x01", None).await;
         let error = refused.expect_err("incomplete");
-        assert!(matches!(error, HandshakeError::Io(_)), "{error}");
+        assert!(matches!(error, ProxyRequestError::Io(_)), "{error}");
     }
 
     #[test]
     fn replies_carry_the_address_of_the_socket() {
-        let reply = encode_reply(Reply::Succeeded, unspecified());
+        let reply = encode_reply(SocksReply::Succeeded, unspecified());
         assert_eq!(reply, [5, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
         let bound = "[::1]:258".parse().unwrap();
-        let reply = encode_reply(Reply::GeneralFailure, bound);
+        let reply = encode_reply(SocksReply::GeneralFailure, bound);
         assert_eq!(reply.len(), 22);
         assert!(reply.starts_with(&[5, 1, 0, 4]) && reply.ends_with(&[1, 1, 2]));
     }

@@ -219,7 +219,7 @@ impl<O: FlowOpener> Association<O> {
             let number = self.next;
             self.next = self.next.saturating_add(1);
             let last_use = Arc::new(LastUse::now());
-            let answers = Answers {
+            let answers = FlowAnswers {
                 flow: Arc::clone(&flow),
                 target: target.clone(),
                 socket: Arc::clone(&self.socket),
@@ -277,7 +277,7 @@ async fn ended<R: AsyncRead + Unpin>(control: &mut R) {
 }
 
 /// Carries the answers of one flow to the application.
-struct Answers<F> {
+struct FlowAnswers<F> {
     flow: Arc<F>,
     target: NamedTarget,
     socket: Arc<UdpSocket>,
@@ -286,7 +286,7 @@ struct Answers<F> {
     idle_timeout: Option<Duration>,
 }
 
-impl<F: Flow> Answers<F> {
+impl<F: Flow> FlowAnswers<F> {
     /// Sends the answers to the application until the flow has ended or was idle for too long.
     async fn carry(&self) {
         while let Some(content) = self.next().await {

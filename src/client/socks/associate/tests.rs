@@ -225,11 +225,11 @@ async fn the_least_recently_used_flow_gives_way() {
 }
 
 /// Returns the answers of a silent flow at a paused time.
-async fn silent(idle_timeout: Option<Duration>) -> (Arc<LastUse>, Answers<Echo>) {
+async fn silent(idle_timeout: Option<Duration>) -> (Arc<LastUse>, FlowAnswers<Echo>) {
     let last_use = Arc::new(LastUse::now());
     let target = NamedTarget::new("silent.lan".to_owned(), 53).expect("valid");
     let socket = UdpSocket::bind((LOCAL, 0)).await.expect("a socket");
-    let answers = Answers {
+    let answers = FlowAnswers {
         flow: Arc::new(Opener::default().open(&target).expect("a flow")),
         application: socket.local_addr().expect("its address"),
         target,

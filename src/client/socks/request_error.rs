@@ -5,12 +5,12 @@ use std::io;
 use super::{
     address::AddressError,
     http_connect::{HttpRefusal, refusal_response},
-    socks5::{Reply, encode_reply, unspecified},
+    socks5::{SocksReply, encode_reply, unspecified},
 };
 
 /// Why a proxy refuses an application.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HandshakeError {
+pub(super) enum ProxyRequestError {
     /// The connection ended or failed.
     #[error("the connection ended in the handshake: {0}")]
     Io(#[from] io::Error),
@@ -62,7 +62,7 @@ fn no_method(needs_user: &bool) -> &'static str {
     }
 }
 
-impl From<AddressError> for HandshakeError {
+impl From<AddressError> for ProxyRequestError {
     fn from(error: AddressError) -> Self {
         match error {
             AddressError::Type(kind) => Self::AddressType(kind),
@@ -72,7 +72,7 @@ impl From<AddressError> for HandshakeError {
     }
 }
 
-impl HandshakeError {
+impl ProxyRequestError {
     /// Returns the answer, which may be empty.
     pub(super) fn answer(&self) -> Vec<u8> {
         match self {
@@ -81,9 +81,11 @@ impl HandshakeError {
             Self::Socks4 => vec![0, 0x5b, 0, 0, 0, 0, 0, 0],
             Self::NoMethod { .. } => vec![5, 0xff],
             Self::WrongUser | Self::Throttled => vec![1, 1],
-            Self::Command(_) => encode_reply(Reply::CommandNotSupported, unspecified()),
-            Self::AddressType(_) => encode_reply(Reply::AddressTypeNotSupported, unspecified()),
-            Self::Target => encode_reply(Reply::GeneralFailure, unspecified()),
+            Self::Command(_) => encode_reply(SocksReply::CommandNotSupported, unspecified()),
+            Self::AddressType(_) => {
+                encode_reply(SocksReply::AddressTypeNotSupported, unspecified())
+            }
+            Self::Target => encode_reply(SocksReply::GeneralFailure, unspecified()),
             Self::Http(refusal) => refusal_response(refusal),
         }
     }
