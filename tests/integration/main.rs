@@ -35,6 +35,7 @@ mod quickstart;
 mod resources;
 mod roles;
 mod several_masters;
+mod socks;
 #[cfg(feature = "store")]
 mod store;
 mod store_daemons;
