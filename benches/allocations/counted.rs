@@ -258,7 +258,7 @@ fn start_server(
     Ok(RoleThread::start(move |cancel| async move {
         let offered = ServerPort {
             port,
-            service: Target::Tcp(host_port(service)),
+            service: Target::Tcp(host_port(service)).into(),
             proxy_protocol: false,
         };
         let link = LinkConfig::new(master.to_string().parse()?);
@@ -284,6 +284,7 @@ async fn start_client(
         let ports = vec![ClientPort {
             port,
             local_address: host_port(SocketAddr::from(([127, 0, 0, 1], 0))).into(),
+            socks_user: None,
         }];
         let config = ClientConfig::new(LinkConfig::new(master.to_string().parse()?), Vec::new());
         let client = Client::bind(ClientParameters {

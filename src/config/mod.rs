@@ -25,6 +25,7 @@ mod document;
 mod error;
 mod format;
 mod include_pattern;
+mod invite;
 mod json_text;
 mod link;
 mod local_address;
@@ -65,6 +66,7 @@ pub use diff::{ChangedPort, ConfigDiff};
 pub use error::{
     ConfigError, ConfigProblem, Fault, FieldPath, InvalidValue, PathSegment, Position, Warning,
 };
+pub use invite::{Invite, InviteError};
 pub use link::{ConnectTimeout, LinkConfig, LinkTlsConfig, LinksConfig, ResumeTimeout};
 pub use local_address::{
     LocalAddress, PortRange, RANGE_MAX, Target, UNIX_ADDRESS_MAX, UnixAddress,

@@ -8,10 +8,15 @@ use tokio::{io::AsyncReadExt, net::TcpListener};
 
 use super::*;
 use crate::{
-    config::{HostPort, Target},
-    server::{QuotaLimits, server_role::ServerRole},
+    config::Target,
+    server::{AllowList, QuotaLimits, ServiceTargets, server_role::ServerRole},
     supervisor::drain::Drain,
-    tunnel::{TunnelStreamError, tests::TunnelTestbed},
+    tunnel::{
+        PortParameters, ServiceProtocol, TunnelStreamError,
+        confirmation::{ConfirmationError, confirmed},
+        details::NamedTarget,
+        tests::TunnelTestbed,
+    },
 };
 use report_proto::{compress::CompressMethod, crypto::EncryptMethod, id::Id};
 
@@ -29,6 +34,48 @@ impl ServiceTestbed {
     }
 
     async fn limited(proxy_protocol: bool, limits: QuotaLimits) -> ServiceTestbed {
+        let offer = |port: PortParameters, service: SocketAddr| ServerPort {
+            port,
+            service: service.to_string().parse::<Target>().unwrap().into(),
+            proxy_protocol,
+        };
+        ServiceTestbed::offering(offer, limits).await
+    }
+
+    /// Offers a range of two ports. The service has the second one.
+    async fn ranged() -> ServiceTestbed {
+        let offer = |port: PortParameters, service: SocketAddr| {
+            let last = service.port();
+            let range = format!("127.0.0.1:{}-{last}", last - 1);
+            ServerPort {
+                port: PortParameters { range: 2, ..port },
+                service: ServiceTargets::at(&range.parse().unwrap()).into(),
+                proxy_protocol: false,
+            }
+        };
+        ServiceTestbed::offering(offer, QuotaLimits::default()).await
+    }
+
+    /// Offers the host in `rule` to applications that name their destinations.
+    async fn of_destinations(rule: &str) -> ServiceTestbed {
+        let offer = |port: PortParameters, service: SocketAddr| {
+            let rule = format!("{rule}:{}", service.port()).parse().unwrap();
+            ServerPort {
+                port: PortParameters {
+                    protocol: ServiceProtocol::Socks5,
+                    ..port
+                },
+                service: Service::Destinations(AllowList::new(vec![rule])),
+                proxy_protocol: false,
+            }
+        };
+        ServiceTestbed::offering(offer, QuotaLimits::default()).await
+    }
+
+    async fn offering(
+        offer: impl FnOnce(PortParameters, SocketAddr) -> ServerPort,
+        limits: QuotaLimits,
+    ) -> ServiceTestbed {
         let bed = TunnelTestbed::new();
         let (client, server) = bed
             .tunnels(EncryptMethod::Plain, CompressMethod::Null)
@@ -44,15 +91,7 @@ impl ServiceTestbed {
             true,
             &drain,
         );
-        let port = server.port().clone();
-        let port = ServerPort {
-            port,
-            service: Target::Tcp(HostPort {
-                host: address.ip().to_string(),
-                port: address.port(),
-            }),
-            proxy_protocol,
-        };
+        let port = offer(server.port().clone(), address);
         let context = ServiceContext {
             port: Arc::new(port),
             connect_timeout: Duration::from_secs(5),
@@ -122,6 +161,25 @@ async fn streams_beyond_the_limit_are_reset_until_others_have_ended() {
             accepted = testbed.listener.accept() => break drop(accepted),
             error = stream.failed() => assert_eq!(error.reset_code(), Some(ResetCode::Limit), "{error}"),
         }
+    }
+    testbed.end().await;
+}
+
+#[tokio::test]
+async fn the_offset_of_a_stream_selects_the_port_of_the_service() {
+    let testbed = ServiceTestbed::ranged().await;
+    let _stream = testbed.open(br#"{"offset": 1}"#);
+    assert_eq!(testbed.received().await, b"hello");
+    for (details, code) in [
+        (r#"{"offset": 2}"#, ResetCode::Refused),
+        (r#"{"offset": 65535}"#, ResetCode::Refused),
+        (r#"{"offset": 65536}"#, ResetCode::Protocol),
+        (r#"{"offset": -1}"#, ResetCode::Protocol),
+        (r#"{"offset": "1"}"#, ResetCode::Protocol),
+        ("[1]", ResetCode::Protocol),
+    ] {
+        let error = testbed.open(details.as_bytes()).failed().await;
+        assert_eq!(error.reset_code(), Some(code), "{details}: {error}");
     }
     testbed.end().await;
 }
@@ -224,6 +282,54 @@ async fn a_benchmark_stream_does_not_reach_a_service_that_asks_for_addresses() {
         16 + 5,
         "the first that the service sees"
     );
+    testbed.end().await;
+}
+
+/// Encodes the details of a stream to this destination.
+fn details_to(host: &str, port: u16) -> Bytes {
+    let details = OpenDetails {
+        target: Some(NamedTarget::new(host.to_owned(), port).unwrap()),
+        ..OpenDetails::default()
+    };
+    details.encode()
+}
+
+#[tokio::test]
+async fn an_allowed_destination_is_confirmed_before_its_data() {
+    let testbed = ServiceTestbed::of_destinations("127.0.0.1").await;
+    let port = testbed.listener.local_addr().unwrap().port();
+    let stream = testbed.open(&details_to("127.0.0.1", port));
+    let (mut socket, _) = testbed.listener.accept().await.unwrap();
+    assert_eq!(confirmed(&stream).await, Ok(Bytes::new()));
+    socket.write_all(b"banner").await.unwrap();
+    let banner = stream.read().await.unwrap();
+    assert_eq!(banner.as_deref(), Some(&b"banner"[..]));
+    let mut received = Vec::new();
+    socket.read_to_end(&mut received).await.unwrap();
+    assert_eq!(received, b"hello");
+    drop(stream);
+    testbed.end().await;
+}
+
+#[tokio::test]
+async fn a_destination_without_a_connection_is_a_reset_with_its_reason() {
+    let testbed = ServiceTestbed::of_destinations("127.0.0.1").await;
+    let port = testbed.listener.local_addr().unwrap().port();
+    for (details, code) in [
+        (details_to("127.0.0.1", 9), ResetCode::Denied),
+        (details_to("localhost.invalid", port), ResetCode::NotFound),
+        (details_to("127.1", port), ResetCode::Denied),
+        (Bytes::new(), ResetCode::Protocol),
+        (Bytes::from_static(b"{\"target\": 1}"), ResetCode::Protocol),
+    ] {
+        let outcome = confirmed(&testbed.open(&details)).await;
+        let Err(ConfirmationError::Stream(error)) = outcome else {
+            panic!("{details:?}: {outcome:?}");
+        };
+        assert_eq!(error.reset_code(), Some(code), "{details:?}");
+    }
+    let accepted = tokio::time::timeout(Duration::ZERO, testbed.listener.accept()).await;
+    assert!(accepted.is_err(), "no connection reached the service");
     testbed.end().await;
 }
 
