@@ -1,6 +1,6 @@
 //! The server's side of its links: registers the ports and answers each ATTACH.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -8,10 +8,11 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::{
     draining::Draining,
-    port::{ServerPort, ports_frames},
+    port::{OfferedPorts, PortMap, ServerPort, ports_frames},
     quota::{QuotaLimits, Quotas},
     registrations::Registrations,
     service,
+    settings::{ServerSettings, SharedSettings},
     tunnels::Tunnels,
 };
 use crate::{
@@ -36,10 +37,8 @@ const MOVE_REQUEST_INTERVAL: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 pub(super) struct ServerRole {
     instance: Id,
-    ports: Arc<HashMap<Id, Arc<ServerPort>>>,
-    connect_timeout: Duration,
-    /// Whether benchmark streams are served.
-    bench: bool,
+    ports: OfferedPorts,
+    settings: SharedSettings,
     started: Moment,
     /// The live tunnels: clients may resume them.
     tunnels: Tunnels,
@@ -67,35 +66,34 @@ impl ServerRole {
         &self.registrations
     }
 
-    /// Returns the ports by key id.
-    pub(super) fn ports(&self) -> &HashMap<Id, Arc<ServerPort>> {
-        &self.ports
+    /// Returns the present ports by key id.
+    pub(super) fn ports(&self) -> Arc<PortMap> {
+        self.ports.all()
     }
 
-    /// Creates a role without a link. It serves benchmark streams if `bench` is set. Streams run on
-    /// `streams`, all other tasks on `tasks`; all of them end when `stop` is cancelled.
+    /// Creates a role without a link. Streams run on `streams`, all other tasks on `tasks`; all of
+    /// them end when `stop` is cancelled.
     pub(super) fn new(
         instance: Id,
-        ports: HashMap<Id, Arc<ServerPort>>,
-        connect_timeout: Duration,
+        ports: PortMap,
+        settings: ServerSettings,
         limits: QuotaLimits,
-        bench: bool,
         Drain {
             tasks,
             streams,
             stop,
         }: &Drain,
     ) -> Self {
-        let ports = Arc::new(ports);
+        let quotas = Quotas::new(limits, ports.len());
+        let ports = OfferedPorts::new(ports);
         ServerRole {
             instance,
-            ports: Arc::clone(&ports),
-            connect_timeout,
-            bench,
+            ports: ports.clone(),
+            settings: SharedSettings::new(settings),
             started: Moment::now(),
             tunnels: Tunnels::default(),
             registrations: Registrations::default(),
-            quotas: Quotas::new(limits, ports.len()),
+            quotas,
             draining: Draining::new(ports),
             descriptor_log: Arc::default(),
             refusals: Arc::default(),
@@ -117,7 +115,28 @@ impl ServerRole {
         if self.draining.has_started() {
             return vec!["the server is draining".to_owned()];
         }
-        self.registrations.missing(&self.ports)
+        self.registrations.missing(&self.ports())
+    }
+
+    /// Returns the ports, which may change.
+    pub(super) fn offered(&self) -> &OfferedPorts {
+        &self.ports
+    }
+
+    /// Changes the ports and the settings. Returns the removed ports, which accept no more streams.
+    pub(super) fn change(
+        &self,
+        ports: PortMap,
+        settings: ServerSettings,
+        limits: QuotaLimits,
+    ) -> Vec<Arc<ServerPort>> {
+        self.settings.set(settings);
+        self.quotas.set(limits, ports.len());
+        let former = self.ports();
+        let removed = self.draining.replace_ports(ports);
+        self.registrations.forget(&removed);
+        let removed = removed.iter().filter_map(|id| former.get(id));
+        removed.map(Arc::clone).collect()
     }
 
     fn attach(
@@ -131,7 +150,7 @@ impl ServerRole {
             let reason = "ATTACH with a channel number that is in use";
             return Err(Notice::new(Code::Protocol, reason));
         }
-        let Some(port) = self.ports.get(&id) else {
+        let Some(port) = self.ports.get(id) else {
             // Refuses the channel only: the other tunnels of the link must not suffer.
             outbox.control(&close(channel, &Notice::new(Code::Refused, "")));
             return Ok(());
@@ -143,12 +162,12 @@ impl ServerRole {
             find: &|id| self.tunnels.find(id),
             seen: &|port, tunnel| self.tunnels.seen(port, tunnel),
             is_open: &|| self.has_room(id),
-            bench: self.bench,
+            bench: self.settings.get().bench,
             addresses: port.proxy_protocol,
             tasks: &self.tasks,
         };
         match span.in_scope(|| attach::reply(&port.port, &context, message, outbox, channel)) {
-            Ok(reply) => self.answer(port, outbox, channel, reply, span),
+            Ok(reply) => self.answer(&port, outbox, channel, reply, span),
             Err(error) => {
                 let refusals = &port.port.process_shared.refusals;
                 refusals.count("attach", error.diagnosis_code().name());
@@ -206,10 +225,13 @@ impl ServerRole {
     fn serve(&self, port: &Arc<ServerPort>, tunnel: Tunnel, span: tracing::Span) {
         info!(parent: &span, tunnel = %tunnel.id(), "client attached");
         self.tunnels.add(&tunnel);
+        let bench = self.settings.get().bench;
         let context = service::ServiceContext {
             port: Arc::clone(port),
-            connect_timeout: self.connect_timeout,
-            bench: self.bench.then(|| BenchResponder::new(port.port.compress)),
+            wants_origin: port.proxy_protocol,
+            offered: self.ports.clone(),
+            settings: self.settings.clone(),
+            bench: bench.then(|| Arc::new(BenchResponder::new(port.port.compress))),
             draining: self.draining.clone(),
             quotas: Arc::clone(&self.quotas),
             refusals: Arc::clone(&self.refusals),
@@ -249,9 +271,9 @@ impl Handler for ServerSession {
                 .role
                 .attach(&self.outbox, channel, header.port, &message),
             Frame::Registered(answer) => {
-                let registrations = &self.role.registrations;
-                let changes = registrations.registered(&self.outbox, &answer, &self.role.ports);
-                changes.log(&answer, &self.role.ports, self.is_additional);
+                let (registrations, ports) = (&self.role.registrations, self.role.ports());
+                let changes = registrations.registered(&self.outbox, &answer, &ports);
+                changes.log(&answer, &ports, self.is_additional);
                 Ok(())
             }
             other => Err(Notice::new(
@@ -268,13 +290,8 @@ impl LinkedRole for ServerRole {
     fn begin(&self, link: &RoleLink) -> (Vec<Frame>, ServerSession) {
         self.tunnels.linked(&link.outbox, link.slot);
         self.registrations.begin(&link.outbox);
-        let first = if self.draining.linked(&link.outbox) {
-            Vec::new()
-        } else {
-            ports_frames(&self.ports, Frame::Register)
-        };
         (
-            first,
+            self.draining.linked(&link.outbox),
             ServerSession {
                 role: self.clone(),
                 outbox: Arc::clone(&link.outbox),
@@ -285,9 +302,10 @@ impl LinkedRole for ServerRole {
 
     fn retiring(&self, link: &RoleLink, cause: RetirementCause) {
         let outbox = Arc::clone(&link.outbox);
+        self.draining.retiring(&outbox);
         if cause == RetirementCause::Surplus {
             // No newer link of the slot has taken over the registrations.
-            let unregister = ports_frames(&self.ports, Frame::Unregister);
+            let unregister = ports_frames(&self.ports(), Frame::Unregister);
             unregister.iter().for_each(|frame| outbox.control(frame));
             self.registrations.withdrawn(&outbox);
         }
@@ -313,9 +331,10 @@ impl LinkedRole for ServerRole {
 
     fn joined(&self, link: &RoleLink, terms: &Terms) {
         self.registrations.joined(&link.outbox);
-        if self.ports.len() > terms.max_ports as usize && !link.is_additional {
+        let configured = self.ports().len();
+        if configured > terms.max_ports as usize && !link.is_additional {
             error!(
-                configured = self.ports.len(),
+                configured,
                 max_ports = terms.max_ports,
                 "more ports than the master accepts per link"
             );
@@ -352,10 +371,12 @@ mod tests {
         };
         let role = ServerRole::new(
             Id([7; 16]),
-            HashMap::from([(id, Arc::new(offered))]),
-            Duration::from_secs(1),
+            PortMap::from([(id, Arc::new(offered))]),
+            ServerSettings {
+                connect_timeout: Duration::from_secs(1),
+                bench: true,
+            },
             QuotaLimits::default(),
-            true,
             drain,
         );
         (role, id)

@@ -293,7 +293,7 @@ async fn carry(
             from_socket: request.early,
             from_stream,
         };
-        let compress = context.port.parameters.compress;
+        let compress = stream.compress();
         Ok::<_, std::io::Error>(splice_after(early, socket, stream, compress).await)
     };
     tokio::select! {

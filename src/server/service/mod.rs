@@ -16,8 +16,9 @@ use tracing::{Instrument, debug, debug_span, error, info, warn};
 use super::{
     destination::{DestinationError, DestinationFault, connect_named},
     draining::Draining,
-    port::{ServerPort, Service},
+    port::{OfferedPorts, ServerPort, Service},
     quota::{Quotas, StreamPermit},
+    settings::SharedSettings,
     tunnels::Tunnels,
 };
 use crate::{
@@ -38,11 +39,17 @@ use crate::{
 use report_proto::frame::{Code, Notice};
 
 /// The resources that the streams of a tunnel use.
+#[derive(Clone)]
 pub(super) struct ServiceContext {
+    /// The port as it was when the stream was opened.
     pub port: Arc<ServerPort>,
-    pub connect_timeout: Duration,
+    /// Whether the server has asked for the addresses of connections when the tunnel began.
+    pub wants_origin: bool,
+    /// The present ports.
+    pub offered: OfferedPorts,
+    pub settings: SharedSettings,
     /// Serves benchmark streams, unless they are disabled.
-    pub bench: Option<BenchResponder>,
+    pub bench: Option<Arc<BenchResponder>>,
     pub draining: Draining,
     pub quotas: Arc<Quotas>,
     /// Logs connections that the quotas or the rules for destinations refuse, throttled.
@@ -56,6 +63,14 @@ pub(super) struct ServiceContext {
 }
 
 impl ServiceContext {
+    /// Returns the port of the tunnel as it is now. `None`: it was removed, or carries something
+    /// else, so the tunnel accepts no more streams.
+    fn offered_port(&self) -> Option<Arc<ServerPort>> {
+        let (port, before) = (self.offered.get(self.port.port.keys.id)?, &self.port);
+        let carries = |port: &ServerPort| (port.port.protocol, port.port.range);
+        (carries(&port) == carries(before)).then_some(port)
+    }
+
     /// Reserves a stream of the tunnel before dialling: a refused stream must not reach the service.
     fn permit(&self, tunnel: &Tunnel) -> Option<StreamPermit> {
         let port = self.port.port.keys.id;
@@ -202,7 +217,7 @@ impl Purpose {
 /// Serves a tunnel until it has ended.
 pub(super) async fn serve(context: ServiceContext, tunnel: Tunnel) {
     let started = Instant::now();
-    let context = Arc::new(context);
+    let mut context = Arc::new(context);
     let mut streams = 0_u64;
     let mut origin_warned = false;
     loop {
@@ -218,13 +233,24 @@ pub(super) async fn serve(context: ServiceContext, tunnel: Tunnel) {
             stream.reset(ResetCode::Shutdown);
             continue;
         }
+        let Some(port) = context.offered_port() else {
+            context.count_refusal("removed");
+            stream.reset(ResetCode::Shutdown);
+            continue;
+        };
+        if !Arc::ptr_eq(&port, &context.port) {
+            context = Arc::new(ServiceContext {
+                port,
+                ..(*context).clone()
+            });
+        }
         let Some(permit) = context.permit(&tunnel) else {
             stream.reset(ResetCode::Limit);
             continue;
         };
         streams += 1;
         let span = debug_span!("stream", number = stream.id());
-        let wanted = WantedDetails::of(&context.port.port, context.port.proxy_protocol);
+        let wanted = WantedDetails::of(&context.port.port, context.wants_origin);
         match Purpose::read(&details, wanted) {
             Ok(Purpose::Service(details)) => {
                 let origin_missing = context.port.proxy_protocol && details.origin.is_none();
@@ -274,7 +300,6 @@ async fn serve_stream(
     details: OpenDetails,
     _permit: StreamPermit,
 ) {
-    let port = &context.port.port;
     let socket = tokio::select! {
         dialled = dial(&context, &details) => match dialled {
             Ok(socket) => socket,
@@ -296,8 +321,9 @@ async fn serve_stream(
             return debug!(%error, "stream failed before its confirmation");
         }
     }
+    let compress = stream.compress();
     tokio::select! {
-        spliced = splice(socket, stream, port.compress) => {
+        spliced = splice(socket, stream, compress) => {
             let error = spliced.error.map(|error| error.to_string());
             debug!(to_service = spliced.received_bytes, from_service = spliced.sent_bytes, error, "stream ended");
         }
@@ -332,7 +358,7 @@ async fn dial(
     context: &ServiceContext,
     details: &OpenDetails,
 ) -> Result<LocalStream, ServiceDialError> {
-    let (port, limit) = (&context.port, context.connect_timeout);
+    let (port, limit) = (&context.port, context.settings.get().connect_timeout);
     let deadline = Instant::now() + limit;
     let mut socket = match (&port.service, &details.target) {
         (Service::Targets(targets), _) => targets.connect(details.offset, limit).await?,
