@@ -72,7 +72,7 @@ use self::{
     shared::MasterShared,
     threads::Threads,
 };
-use crate::{metrics::ObservedRole, throttle::LogLimit};
+use crate::{grace::Grace, metrics::ObservedRole, throttle::LogLimit};
 
 #[cfg(feature = "store")]
 use self::shared::StoreRecords;
@@ -194,7 +194,8 @@ impl Master {
     ///
     /// # Cancel safety
     /// Dropping the future aborts all links at once, without a notice.
-    pub async fn run(self, cancel: CancellationToken, grace: Duration) {
+    pub async fn run(self, cancel: CancellationToken, grace: impl Into<Grace>) {
+        let grace: Grace = grace.into();
         let Master { shared, listeners } = self;
         let _abort_on_drop = shared.aborting.clone().drop_guard();
         let _drain_on_drop = shared.draining.clone().drop_guard();
@@ -227,7 +228,7 @@ impl Master {
         // Close the listeners before GOAWAY: another master may bind the addresses now, and roles
         // that reconnect at once reach it.
         shared.listeners.closed().await;
-        drain::drain(&shared, grace).await;
+        drain::drain(&shared, grace.get()).await;
         ended.cancel();
         while writers.join_next().await.is_some() {}
     }

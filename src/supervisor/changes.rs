@@ -11,7 +11,7 @@ pub enum ChangeError {
     #[error("the role drains and takes no changes")]
     Draining,
     /// A part of the change is impossible.
-    #[error(transparent)]
+    #[error("{0}")]
     Impossible(Box<dyn Error + Send + Sync>),
 }
 
