@@ -171,6 +171,12 @@ impl Client {
         bound.filter_map(LocalListener::local_addr).collect()
     }
 
+    /// Returns how the client reaches its masters.
+    #[must_use]
+    pub fn uplink(&self) -> &Uplink {
+        self.link_set.uplink()
+    }
+
     /// Returns a handle that changes the client while it runs.
     #[must_use]
     pub fn handle(&self) -> ClientHandle {
