@@ -110,7 +110,7 @@ fn spawn_refusal(
         let shared = Arc::clone(shared);
         async move {
             let refusal = refuse_connection(&settings, stream, peer);
-            shared.draining.run_until_cancelled(refusal).await;
+            shared.handshakes_over.run_until_cancelled(refusal).await;
             drop((room, handshake));
         }
     };
@@ -172,16 +172,15 @@ fn spawn_connection(
             // Each step is boxed, so that an idle link keeps no state of the TLS and HTTP
             // handshakes.
             let evicted = permit.evicted.clone();
-            let negotiated =
-                shared
-                    .draining
-                    .run_until_cancelled(Box::pin(handshake.run(negotiate(
-                        &shared,
-                        &settings,
-                        (stream, peer),
-                        &mut permit,
-                        &handshake,
-                    ))));
+            let negotiated = shared
+                .handshakes_over
+                .run_until_cancelled(Box::pin(handshake.run(negotiate(
+                    &shared,
+                    &settings,
+                    (stream, peer),
+                    &mut permit,
+                    &handshake,
+                ))));
             if let Some(Some(Some((socket, visitor)))) =
                 evicted.run_until_cancelled(negotiated).await
             {

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, TcpListener as BlockingListener};
 
+use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 
 use super::*;
@@ -241,4 +242,26 @@ async fn draining_master_starts_no_other_process() {
         refused,
         Err(crate::successor::RestartError::Draining)
     ));
+}
+
+#[tokio::test]
+async fn change_waits_until_the_start_of_another_process_has_ended() {
+    let master = start();
+    let starting = master.shared.changes.try_acquire().expect("no change yet");
+    let mut change = Box::pin(reconfigure(&master, json!({}), json!({"path": "/moved"})));
+    assert!(change.as_mut().now_or_never().is_none(), "it waits");
+    drop(starting);
+    with_timeout(change).await.expect("applied");
+    let answer = answer_at(master.address, "/moved").await;
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+}
+
+#[tokio::test]
+async fn draining_master_applies_no_change() {
+    let mut master = start();
+    master.cancel.cancel();
+    while master.task.join_next().await.is_some() {}
+    let new = json!({"listen_at": free_address().to_string()});
+    let refused = reconfigure(&master, json!({}), new).await;
+    assert!(matches!(refused, Err(MasterError::Draining)));
 }
