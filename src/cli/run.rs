@@ -57,9 +57,10 @@ pub(super) fn run_loaded(
         RoleConfig::Server(_) | RoleConfig::Client(_) => threads::role_runtime()?,
     };
     run_with_signals(runtime, grace_period, async |cancel| {
+        let ready = PreparedRole::prepare(&loaded.config).await?;
+        // Last, as it replaces the unix socket of an earlier process, which continues if this one fails.
         let admin = loaded.config.common.admin.as_ref();
         let admin = admin.map(AdminListener::bind).transpose()?;
-        let ready = PreparedRole::prepare(&loaded.config).await?;
         let listens_at = ready.local_addresses();
         tracing::info!(
             role = loaded.config.role.name(),
@@ -74,34 +75,39 @@ pub(super) fn run_loaded(
             admin.check(&service).await?;
             served = Some((admin, service));
         }
-        run_until_ended(ready, served, &cancel, grace_period).await;
-        Ok(())
+        run_until_ended(ready, served, &cancel, grace_period).await
     })
 }
 
 /// Runs a role with its admin address. Reports to systemd, and to an earlier process that hands over
 /// to this one.
+///
+/// # Errors
+/// Fails when that process has ended.
 async fn run_until_ended(
     ready: PreparedRole,
     served: Option<(AdminListener, AdminService)>,
     cancel: &CancellationToken,
     grace_period: Duration,
-) {
+) -> anyhow::Result<()> {
     let (master, role) = (ready.master_handle(), ready.name());
     if let (Some(master), Some((admin, _))) = (&master, &served) {
         // Without the listener, a new process cannot bind the address, and says so.
         master.set_admin_listener(admin.passed().unwrap_or_default());
     }
+    successor::report_ready()
+        .context("the process that has started this one ended before this one took over")?;
     let notifier = Notifier::new();
+    let restarts = restart_on_signal(master.as_ref(), &notifier);
     notifier.ready(role);
-    successor::report_ready();
     // The admin address also answers during the drain.
     tokio::select! {
         () = ready.run(cancel.clone(), grace_period) => {}
         () = serve_admin(served, master.as_ref()) => {}
         () = notifier.supervise(cancel) => {}
-        () = restart_on_signal(master.as_ref(), &notifier) => {}
+        () = restarts => {}
     }
+    Ok(())
 }
 
 /// Serves the admin address, if there is one, until a new process has taken over from `master`. Never
