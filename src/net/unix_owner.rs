@@ -118,8 +118,7 @@ mod tests {
 
     #[test]
     fn the_number_is_the_third_field_of_the_exact_name() {
-        let content =
-            "# users\n\nrooted:x:1:1::/:/bin/sh\nroot:x:2:3::/:/bin/sh\nbad:x\nodd:x:y:1\nmax:x:4294967295:1\n";
+        let content = "# users\n\nrooted:x:1:1::/:/bin/sh\nroot:x:2:3::/:/bin/sh\nbad:x\nodd:x:y:1\nmax:x:4294967295:1\n";
         assert_eq!(number_in("root", content), Some(2));
         assert_eq!(number_in("rooted", content), Some(1));
         for name in ["roo", "bad", "odd", "max", "x", "nobody"] {
