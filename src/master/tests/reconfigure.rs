@@ -111,6 +111,28 @@ async fn changed_address_opens_a_listener_and_closes_the_former_one() {
 }
 
 #[tokio::test]
+async fn connections_in_the_backlog_of_a_former_listener_are_served() {
+    let master = start();
+    let answer = answer_at(master.address, "/").await;
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+    // The master runs on this thread, so it has not accepted them.
+    let connect = |_| std::net::TcpStream::connect(master.address).expect("in the backlog");
+    let waiting: Vec<_> = (0..20).map(connect).collect();
+    let new = json!({"listen_at": free_address().to_string()});
+    reconfigure(&master, json!({}), new).await.expect("applied");
+    for stream in waiting {
+        stream.set_nonblocking(true).expect("set");
+        let mut stream = TcpStream::from_std(stream).expect("registered");
+        stream
+            .write_all(request("/").as_bytes())
+            .await
+            .expect("sent");
+        let (answer, _) = with_timeout(head(&mut stream)).await;
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn listener_of_an_address_that_stays_is_not_touched() {
     let (first, second) = (free_address(), free_address());
     let master = start_with(|parameters| parameters.listen_at = vec![first]);
