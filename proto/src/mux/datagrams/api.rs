@@ -17,6 +17,7 @@ impl Mux {
         datagrams.next = datagrams.next.saturating_add(1);
         details.truncate(DETAILS_MAX);
         datagrams.flows.insert(id, FlowState::new(Some(details)));
+        self.update_budget();
         id
     }
 

@@ -32,7 +32,7 @@ mod receive;
 mod transmit;
 
 use std::{
-    collections::VecDeque,
+    collections::BTreeSet,
     time::{Duration, Instant},
 };
 
@@ -53,6 +53,10 @@ const DATAGRAM_COST: usize = 16;
 
 /// The bytes that a flow may send in its turn: an Ethernet frame, as in FQ-CoDel (RFC 8290).
 const QUANTUM: i64 = 1514;
+
+/// The memory of a flow without its datagrams, in bytes. A client that opens many flows takes it from
+/// the memory budget.
+const FLOW_COST: u64 = 256;
 
 /// After this many removed flows, the scheduler drops the keys that it still keeps of them.
 const STALE_KEYS_MAX: usize = 1024;
@@ -100,8 +104,6 @@ struct FlowState {
     unconfirmed: Option<Bytes>,
     /// The last message for which an OPEN_FLOW counts.
     announced_in: Option<u64>,
-    /// Whether FLOW is due.
-    is_answer_due: bool,
     /// The reason of the peer, which has ended the flow.
     ended: Option<ResetCode>,
     /// Whether the application waits for a datagram.
@@ -114,7 +116,6 @@ impl FlowState {
         FlowState {
             unconfirmed,
             announced_in: None,
-            is_answer_due: false,
             ended: None,
             wants_read: false,
         }
@@ -143,8 +144,8 @@ pub(super) struct Datagrams {
     /// The flows with datagrams to send.
     round: DrrScheduler<FlowId>,
     stale_keys: usize,
-    /// The flows whose OPEN_FLOW is to be answered, each once.
-    answers: VecDeque<FlowId>,
+    /// The flows whose OPEN_FLOW is to be answered.
+    answers: BTreeSet<FlowId>,
     ended: EndedFlows,
     lateness: LatenessFilter,
     /// The zero of the times in datagrams.
@@ -173,7 +174,7 @@ impl Datagrams {
             received: FlowQueues::default(),
             round: DrrScheduler::default(),
             stale_keys: 0,
-            answers: VecDeque::new(),
+            answers: BTreeSet::new(),
             ended: EndedFlows::default(),
             lateness: LatenessFilter::default(),
             created: now,
@@ -207,10 +208,11 @@ impl Datagrams {
         self.sending.memory() as u64
     }
 
-    /// Returns the memory of the datagrams that wait, in bytes.
+    /// Returns the memory of the flows and of the datagrams that wait, in bytes.
     pub(super) fn held_bytes(&self) -> u64 {
         let waiting = self.sending.memory().saturating_add(self.received.memory());
-        waiting as u64
+        let flows = FLOW_COST.saturating_mul(self.flows.len() as u64);
+        flows.saturating_add(waiting as u64)
     }
 
     /// Limits the datagrams that wait to those now and `room` bytes.
@@ -251,9 +253,7 @@ impl Datagrams {
         let waiting = self.received.remove(id);
         self.counts.ended = self.counts.ended.saturating_add(waiting);
         self.stop_sending(id);
-        if flow.is_answer_due {
-            self.answers.retain(|&due| due != id);
-        }
+        self.answers.remove(&id);
         if self.flows.is_empty() {
             self.flows.shrink_to_fit();
         }

@@ -73,12 +73,9 @@ impl Mux {
             put_frame(out, end, &TunnelFrame::EndFlow { flow, code });
         }
         while has_room(out, end)
-            && let Some(id) = self.datagrams.answers.pop_front()
+            && let Some(flow) = self.datagrams.answers.pop_first()
         {
-            if let Some(flow) = self.datagrams.flows.get_mut(&id) {
-                flow.is_answer_due = false;
-                put_frame(out, end, &TunnelFrame::Flow { flow: id });
-            }
+            put_frame(out, end, &TunnelFrame::Flow { flow });
         }
     }
 
