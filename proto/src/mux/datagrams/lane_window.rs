@@ -6,7 +6,9 @@
 //! and a part of `max_delay`. What does not leave waits at the sender, which drops the oldest.
 //!
 //! The rate of a lane is the best of the recent rounds: a round with a lost segment of TCP is
-//! slower than the lane. A round in which the sender had little to send says nothing.
+//! slower than the lane. What waited behind the segment then arrives at once, in a round that is
+//! faster than the lane. The pause and the burst belong together, so a round is no faster than it is
+//! together with the one before it. A round in which the sender had little to send says nothing.
 
 use std::time::{Duration, Instant};
 
@@ -52,8 +54,9 @@ pub(in crate::mux) struct LaneWindow {
     /// Sent on the lane, and reported as received by the peer.
     sent: u64,
     delivered: u64,
-    /// When the present round began, and what was delivered by then.
+    /// When the present round and the one before it began, and what was delivered by then.
     round: Option<(Instant, u64)>,
+    previous_round: Option<(Instant, u64)>,
     /// Whether the window was used up in the present round, and in the one before it.
     is_used_up: bool,
     was_used_up: bool,
@@ -114,14 +117,19 @@ impl LaneWindow {
     /// Handles the peer's report of what has arrived on the lane.
     pub(in crate::mux) fn on_report(&mut self, now: Instant, bytes: u64, min_rtt: Duration) {
         self.delivered = self.delivered.max(bytes).min(self.sent);
-        let (since, before) = *self.round.get_or_insert((now, self.delivered));
-        let elapsed = now.saturating_duration_since(since);
-        if elapsed < min_rtt.max(ROUND_MIN) {
+        let delivered = self.delivered;
+        let round = *self.round.get_or_insert((now, delivered));
+        let elapsed = |(since, _): (Instant, u64)| now.saturating_duration_since(since);
+        if elapsed(round) < min_rtt.max(ROUND_MIN) {
             return;
         }
-        let rate = self.delivered.saturating_sub(before) as f64 / elapsed.as_secs_f64();
-        self.add_rate(now, rate, min_rtt);
-        self.round = Some((now, self.delivered));
+        let rate = |round: (Instant, u64)| {
+            delivered.saturating_sub(round.1) as f64 / elapsed(round).as_secs_f64()
+        };
+        let with_previous = self.previous_round.map_or(f64::INFINITY, rate);
+        self.add_rate(now, rate(round).min(with_previous), min_rtt);
+        self.previous_round = Some(round);
+        self.round = Some((now, delivered));
         self.was_used_up = std::mem::take(&mut self.is_used_up);
     }
 
@@ -195,6 +203,10 @@ mod tests {
         free: Instant,
         data: VecDeque<Instant>,
         reports: VecDeque<(Instant, u64)>,
+        /// TCP loses a segment at this interval. What follows it waits until it is repeated.
+        losses: Option<Duration>,
+        next_loss: Instant,
+        waits_until: Instant,
     }
 
     impl Path {
@@ -208,7 +220,39 @@ mod tests {
                 free: now,
                 data: VecDeque::new(),
                 reports: VecDeque::new(),
+                losses: None,
+                next_loss: now,
+                waits_until: now,
             }
+        }
+
+        /// Loses a segment, if it is time to. The repetition takes a round trip, with the queue.
+        fn lose(&mut self) {
+            if let Some(interval) = self.losses
+                && self.now >= self.next_loss
+            {
+                self.next_loss = self.now + interval;
+                let queue = self.free.saturating_duration_since(self.now);
+                self.waits_until = self.now + TIMES.min_rtt + queue;
+            }
+        }
+
+        /// Delivers what arrives now, and sends reports. Returns the delivered bytes.
+        fn deliver(&mut self) -> u64 {
+            let mut delivered = 0;
+            while self.waits_until <= self.now
+                && self.data.front().is_some_and(|at| *at <= self.now)
+            {
+                self.data.pop_front();
+                self.peer.on_received(self.now, DATAGRAM);
+                delivered += DATAGRAM;
+                if self.peer.is_report_due() {
+                    let report = self.peer.take_report(self.now).unwrap();
+                    let at = self.now + TIMES.min_rtt / 2;
+                    self.reports.push_back((at, report));
+                }
+            }
+            delivered
         }
 
         /// Sends for some time as much as the window allows, but no more than `offered` bytes per
@@ -228,16 +272,8 @@ mod tests {
                     self.free = self.free.max(self.now) + length;
                     self.data.push_back(self.free + TIMES.min_rtt / 2);
                 }
-                while self.data.front().is_some_and(|at| *at <= self.now) {
-                    self.data.pop_front();
-                    self.peer.on_received(self.now, DATAGRAM);
-                    delivered += u64::from(self.now > measured) * DATAGRAM;
-                }
-                if self.peer.is_report_due() {
-                    let report = self.peer.take_report(self.now).unwrap();
-                    self.reports
-                        .push_back((self.now + TIMES.min_rtt / 2, report));
-                }
+                self.lose();
+                delivered += u64::from(self.now > measured) * self.deliver();
                 while let Some((at, report)) = self.reports.front().copied()
                     && at <= self.now
                 {
@@ -260,6 +296,20 @@ mod tests {
             assert!(share > 0.95, "{rate}: {share}");
             let most = TIMES.max_delay.mul_f64(QUEUE_SHARE) + Duration::from_millis(40);
             assert!(queue <= most, "{rate}: {queue:?}");
+        }
+    }
+
+    #[test]
+    fn bursts_after_lost_segments_do_not_widen_the_window() {
+        for rate in [200_000.0, 1_000_000.0, 12_000_000.0] {
+            for interval in [500, 2300] {
+                let mut path = Path::new(rate);
+                path.losses = Some(Duration::from_millis(interval));
+                let (share, queue) = path.run(20, rate * 4.0);
+                let case = format!("{rate} every {interval} ms");
+                assert!(share > 0.7, "{case}: {share}");
+                assert!(queue <= Duration::from_millis(250), "{case}: {queue:?}");
+            }
         }
     }
 
