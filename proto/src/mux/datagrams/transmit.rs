@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use bytes::{BufMut, BytesMut};
 
-use super::{Datagrams, QUANTUM, cost, lane_window::WindowTimes};
+use super::{
+    Datagrams, QUANTUM, cost,
+    lane_window::{WindowLimits, most_beside_streams},
+};
 use crate::mux::{
     LaneId, Mux, TunnelFrame, frame,
     lanes::LaneLoad,
@@ -23,7 +26,7 @@ impl Mux {
             && self
                 .lane_flows
                 .datagrams(lane)
-                .is_some_and(|window| !window.is_full(self.window_times()))
+                .is_some_and(|window| !window.is_full(self.window_limits()))
     }
 
     /// Returns whether frames about flows wait that only a lane with control carries.
@@ -101,27 +104,31 @@ impl Mux {
         out: &mut BytesMut,
         end: usize,
     ) -> bool {
-        let times = self.window_times();
+        let limits = self.window_limits();
         let waiting = self.datagrams.unsent_bytes();
         let window = self.lane_flows.datagrams(lane);
         let Some(window) = window.filter(|_| self.has_datagrams_for(lane)) else {
             self.datagrams.is_postponed = false;
             return false;
         };
-        let age_max = window.age_max(times, waiting);
+        let age_max = window.age_max(limits, waiting);
         let Some(cost) = self.datagrams.put_next(now, age_max, out, end) else {
             return false;
         };
         if let Some(window) = self.lane_flows.datagrams_mut(lane) {
-            window.on_sent(cost, times);
+            window.on_sent(cost, limits);
         }
         true
     }
 
-    fn window_times(&self) -> WindowTimes {
-        WindowTimes {
+    fn window_limits(&self) -> WindowLimits {
+        let totals = &self.send_totals;
+        let under_way = totals.retained.saturating_sub(totals.unsent);
+        let credit = self.tunnel_limit.saturating_sub(self.tunnel_sent);
+        WindowLimits {
             min_rtt: self.window.min_rtt(),
             max_delay: self.parameters.max_delay,
+            most: most_beside_streams(credit.saturating_add(under_way)),
         }
     }
 }
