@@ -48,6 +48,9 @@ impl Mux {
         let dropped = datagrams.sending.push(now, id, bytes);
         datagrams.counts.dropped_full = datagrams.counts.dropped_full.saturating_add(dropped);
         datagrams.round.add(id, QUANTUM);
+        if !self.lanes.is_single() && datagrams.is_heavy(id) {
+            datagrams.heavy.add(id, QUANTUM);
+        }
         self.watch_waiting(now);
         self.update_budget();
         Ok(())

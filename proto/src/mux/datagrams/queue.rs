@@ -145,6 +145,11 @@ impl FlowQueues {
             .map(|(&id, _)| id)
     }
 
+    /// Returns the bytes of the datagrams of a flow.
+    pub(super) fn bytes_of(&self, id: FlowId) -> usize {
+        self.queues.get(&id).map_or(0, |queue| queue.bytes)
+    }
+
     /// Returns the oldest datagram of a flow.
     pub(super) fn front(&self, id: FlowId) -> Option<&WaitingDatagram> {
         self.queues.get(&id)?.datagrams.front()
