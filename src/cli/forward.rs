@@ -121,6 +121,27 @@ mod tests {
     }
 
     #[test]
+    fn invitations_and_options_contain_no_variables() {
+        let name = "REPORT_PORT_KEY";
+        let invite = format!(
+            "report+wss://host/${{{name}}}?query=a%3D%24%7B{name}%7D&mark=%24%7B{name}%7D#$${{{name}}}"
+        );
+        let invite = [invite.as_str(), "--user-agent", "${HOME}"];
+        let read = client(&[&invite[..], &["--listen", "127.0.0.1:1"]].concat()).expect("valid");
+        let master = read.link.masters[0].to_string();
+        assert_eq!(master, format!("wss://host/${{{name}}}?a=${{{name}}}"));
+        let port = &read.ports[0];
+        assert_eq!(port.mark, format!("${{{name}}}"));
+        assert_eq!(port.port_key.expose(), format!("$${{{name}}}"));
+        let user_agent = read.link.user_agent.expect("an option");
+        assert_eq!(user_agent.to_string(), "${HOME}");
+        let options = ["--master", "host:1", "--listen", "127.0.0.1:1"];
+        let options = options.into_iter().chain(["--port-key", "$a${b"]);
+        let read = client(&options.collect::<Vec<_>>()).expect("valid");
+        assert_eq!(read.ports[0].port_key.expose(), "$a${b");
+    }
+
+    #[test]
     fn a_key_may_come_from_the_environment() {
         let client = client(&["--master", "host:1", "--listen", "127.0.0.1:1"]).expect("valid");
         let port = &client.ports[0];
