@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
 use super::{
-    ConfigFile,
+    ConfigFile, InvalidArguments,
     field_options::{ConfigFields, ConnectFields, FieldOptions, OptionNames},
     invite,
     port_choice::by_mark,
@@ -112,7 +112,7 @@ impl ConnectArguments {
         let text = self.port.as_ref().map_or("", Secret::expose);
         let invite = match &self.invite_file {
             Some(path) => invite::read_file(path)?,
-            None if Invite::is_start_of(text) => text.parse::<Invite>()?,
+            None if Invite::is_start_of(text) => invite::read_text(text)?,
             None => return self.target_in_file(text),
         };
         let mut fields = ConfigFields::of_invite(&invite);
@@ -126,9 +126,7 @@ impl ConnectArguments {
         let variables = |name: &str| std::env::var_os(name);
         fields.set_from_environment(&[("credential", "REPORT_CREDENTIAL")], &variables);
         let names = OptionNames::new(&self.fields, &[]);
-        let loaded = fields
-            .read(&names, &variables)
-            .map_err(|problems| anyhow!("{problems}"))?;
+        let loaded = fields.read(&names, &variables).map_err(InvalidArguments)?;
         let (client, log_format) =
             client_of(loaded).map_err(|role| anyhow!("the invitation describes a {role}"))?;
         let port = client.ports.first().context("no port")?.clone();
@@ -143,10 +141,11 @@ impl ConnectArguments {
     fn target_in_file(&self, mark: &str) -> anyhow::Result<ConnectTarget> {
         let file = &self.file.config;
         if let Some((option, field)) = self.fields.first() {
-            bail!(
+            return Err(InvalidArguments(format!(
                 "--{option} is only for an invitation: write `{field}` in {}",
                 file.display()
-            );
+            ))
+            .into());
         }
         let (client, log_format) = client_of(config::load(file)?).map_err(|role| {
             anyhow!(
@@ -192,11 +191,14 @@ fn details(port: &PortConfig, offset: Option<u16>) -> anyhow::Result<Bytes> {
     let offset = match offset {
         Some(offset) if offset < range => offset,
         None if range == 1 => 0,
-        _ => bail!(
-            "\"{mark}\" has {range} {}: choose one with --offset, from 0 to {}",
-            if range == 1 { "port" } else { "ports" },
-            range.saturating_sub(1)
-        ),
+        _ => {
+            return Err(InvalidArguments(format!(
+                "\"{mark}\" has {range} {}: choose one with --offset, from 0 to {}",
+                if range == 1 { "port" } else { "ports" },
+                range.saturating_sub(1)
+            ))
+            .into());
+        }
     };
     let details = OpenDetails {
         offset,

@@ -10,7 +10,7 @@ use super::{
     invite,
     run::run_fields,
 };
-use crate::config::{Invite, Secret};
+use crate::config::Secret;
 
 /// The fields that are not in the tables of options.
 const ARGUMENTS: &[(&str, &str)] = &[("ports.local_address", "listen")];
@@ -47,7 +47,7 @@ pub(super) fn forward(arguments: &ForwardArguments) -> anyhow::Result<ExitCode> 
 impl ForwardArguments {
     fn fields(&self, variables: &dyn Fn(&str) -> Option<OsString>) -> anyhow::Result<ConfigFields> {
         let mut fields = match (&self.invite, &self.invite_file) {
-            (Some(text), _) => ConfigFields::of_invite(&text.expose().parse::<Invite>()?),
+            (Some(text), _) => ConfigFields::of_invite(&invite::read_text(text.expose())?),
             (None, Some(path)) => ConfigFields::of_invite(&invite::read_file(path)?),
             (None, None) => ConfigFields::new("client"),
         };

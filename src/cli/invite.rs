@@ -2,6 +2,7 @@
 //! it. Reads invitations for other commands.
 
 use std::{
+    fmt::Display,
     io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -11,9 +12,9 @@ use anyhow::{Context, bail};
 use clap::Args;
 use zeroize::Zeroizing;
 
-use super::{ConfigFile, configurations::create_private, port_choice::by_mark};
+use super::{ConfigFile, InvalidArguments, configurations::create_private, port_choice::by_mark};
 use crate::{
-    config::{self, Invite, LinkConfig, PortConfig, RoleConfig},
+    config::{self, Invite, InviteError, LinkConfig, PortConfig, RoleConfig},
     text,
 };
 
@@ -110,15 +111,30 @@ fn local_fields(link: &LinkConfig) -> Vec<&'static str> {
     set.map(|(name, _)| name).collect()
 }
 
+/// Parses an invitation in the arguments.
+///
+/// # Errors
+/// Fails when the text is no invitation. The error does not contain it.
+pub(super) fn read_text(text: &str) -> Result<Invite, InvalidArguments> {
+    let parsed = text.parse::<Invite>();
+    parsed.map_err(|error| InvalidArguments(error.to_string()))
+}
+
 /// Reads the invitation in a file.
 ///
 /// # Errors
 /// Fails when the file cannot be read, or contains no invitation. The error does not contain it.
-pub(super) fn read_file(path: &Path) -> anyhow::Result<Invite> {
-    let name = || format!("the invitation in {}", path.display());
-    let bytes = text::read_file(path, text::SHORT_FILE_MAX).with_context(name)?;
-    let content = Zeroizing::new(text::decode(&bytes).with_context(name)?);
-    content.parse::<Invite>().with_context(name)
+pub(super) fn read_file(path: &Path) -> Result<Invite, InvalidArguments> {
+    let invalid = |problem: &dyn Display| {
+        let name = path.display();
+        InvalidArguments(format!("the invitation in {name}: {problem}"))
+    };
+    let read = text::read_file(path, text::SHORT_FILE_MAX);
+    let bytes = Zeroizing::new(read.map_err(|error| invalid(&error))?);
+    let content = Zeroizing::new(text::decode(&bytes).map_err(|error| invalid(&error))?);
+    content
+        .parse()
+        .map_err(|error: InviteError| invalid(&error))
 }
 
 #[cfg(test)]

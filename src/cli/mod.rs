@@ -111,6 +111,14 @@ enum Command {
     Live(administration::LiveCommand),
 }
 
+/// The exit code of invalid arguments.
+const INVALID_ARGUMENTS: u8 = 2;
+
+/// The problems of arguments, one per line. The process ends with [`INVALID_ARGUMENTS`].
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct InvalidArguments(String);
+
 /// Runs the command in the arguments of the process.
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -118,7 +126,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // `--help` and `--version` also end here. A closed output is not an error.
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(INVALID_ARGUMENTS));
         }
     };
     let outcome = match arguments.command {
@@ -141,10 +149,18 @@ pub fn main() -> ExitCode {
     };
     let code = outcome.unwrap_or_else(|error| {
         report_failure(&error_text(&error));
-        ExitCode::FAILURE
+        failure_code(&error)
     });
     telemetry::flush();
     code
+}
+
+fn failure_code(error: &anyhow::Error) -> ExitCode {
+    if error.is::<InvalidArguments>() {
+        ExitCode::from(INVALID_ARGUMENTS)
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Prints why the process fails. Standard error with JSON logs gets a further log line, so that
@@ -216,6 +232,18 @@ mod tests {
         assert_eq!(
             error_text(&refused().context("master")),
             format!("master: {text}")
+        );
+    }
+
+    #[test]
+    fn invalid_arguments_have_a_separate_exit_code() {
+        let invalid = || anyhow::Error::from(InvalidArguments("--to is missing".to_owned()));
+        let usage = ExitCode::from(INVALID_ARGUMENTS);
+        assert_eq!(failure_code(&invalid()), usage);
+        assert_eq!(failure_code(&invalid().context("more")), usage);
+        assert_eq!(
+            failure_code(&anyhow::anyhow!("no server")),
+            ExitCode::FAILURE
         );
     }
 
