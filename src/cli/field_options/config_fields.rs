@@ -154,8 +154,15 @@ impl OptionNames {
         });
         let path = names.collect::<Vec<_>>().join(".");
         let mut path = path.as_str();
+        // The field may be an object whose fields have options.
+        let is_inside = |known: &str| {
+            let inner = known.strip_prefix(path);
+            inner.is_some_and(|inner| inner.starts_with('.'))
+        };
+        let inside = self.0.iter().find(|(known, _)| is_inside(known));
         loop {
-            if let Some((_, name)) = self.0.iter().find(|(known, _)| *known == path) {
+            let exact = self.0.iter().find(|(known, _)| *known == path);
+            if let Some((_, name)) = exact.or(inside) {
                 return format!("--{name}");
             }
             // An option may stand for an object or a list around the field.
