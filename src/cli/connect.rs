@@ -19,7 +19,7 @@ use super::{
     field_options::{ConfigFields, ConnectFields, FieldOptions, OptionNames},
     invite,
     port_choice::by_mark,
-    roles::{client_uplink, port_parameters},
+    roles::{client_uplink, port_parameters, process_shared},
     signals::{Signals, run_until_signal},
     standard_streams::{read_input, write_output},
     threads,
@@ -35,7 +35,7 @@ use crate::{
     },
     supervisor::LinkSet,
     telemetry,
-    tunnel::{ProcessShared, ResetCode, details::OpenDetails, raw::RawError},
+    tunnel::{PortParameters, ResetCode, details::OpenDetails, raw::RawError},
 };
 
 /// The minimum time to wait for a server. `hold_timeout` applies when it is longer.
@@ -82,6 +82,13 @@ struct ConnectTarget {
     client: ClientConfig,
     port: PortConfig,
     log_format: telemetry::LogFormat,
+}
+
+impl ConnectTarget {
+    fn parameters(&self) -> PortParameters {
+        let process_shared = process_shared(*self.client.limits.memory);
+        port_parameters(&self.port, &self.client.link, &process_shared)
+    }
 }
 
 /// Connects, and carries both directions until they end.
@@ -221,7 +228,7 @@ async fn carry(
     };
     let (min, max) = links.unwrap_or((1, 1));
     let link_set = LinkSet::new(client_uplink(client)?, max).with_min(min);
-    let parameters = port_parameters(port, &client.link, &ProcessShared::default());
+    let parameters = target.parameters();
     let (mark, stop) = (port.mark.clone(), cancel.clone());
     let work = move |reached: DirectTunnel| async move {
         tokio::select! {
@@ -292,6 +299,8 @@ fn failure(error: &PipeError, mark: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::FromArgMatches as _;
+
     use super::*;
     use crate::tunnel::TunnelStreamError;
     use report_proto::mux::StreamError;
@@ -365,6 +374,17 @@ mod tests {
         }
         let input = failure(&PipeError::Input(ErrorKind::IsADirectory.into()), "SSH");
         assert!(input.contains("cannot read the input"), "{input}");
+    }
+
+    #[test]
+    fn the_memory_limit_counts() {
+        let command = ConnectArguments::augment_args(clap::Command::new("connect"));
+        let invitation = "report+wss://host/#k";
+        let words = ["connect", invitation, "--limits-memory", "64 MiB"];
+        let matches = command.try_get_matches_from(words).expect("parsed");
+        let arguments = ConnectArguments::from_arg_matches(&matches).expect("parsed");
+        let target = arguments.target().expect("valid");
+        assert_eq!(target.parameters().process_shared.budget.size(), 64 << 20);
     }
 
     #[test]
