@@ -2,14 +2,7 @@
 
 use std::path::Path;
 
-use super::{
-    commented_json,
-    error::Position,
-    json_text,
-    node::Node,
-    position::FileId,
-    toml_text,
-};
+use super::{commented_json, error::Position, json_text, node::Node, position::FileId, toml_text};
 
 /// The format of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

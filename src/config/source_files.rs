@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashSet,
+    fs::Metadata,
     mem,
     path::{Path, PathBuf},
 };
@@ -129,6 +130,11 @@ impl SourceFiles {
 fn identity(path: &Path) -> PathBuf {
     let found = path.canonicalize().or_else(|_| std::path::absolute(path));
     found.unwrap_or_else(|_| path.to_owned())
+}
+
+/// Returns whether reading may wait forever. Opening a pipe waits for its writer.
+fn is_special(found: &Metadata) -> bool {
+    !found.is_file() && !found.is_dir()
 }
 
 /// The files of a configuration with their merged tree.
@@ -368,6 +374,13 @@ impl FileReader<'_> {
         if self.files.files.len() >= FILES_MAX {
             let problem = format!("leads to more than {FILES_MAX} files");
             return Err(InvalidValue::new(problem, "narrow the pattern"));
+        }
+        if path.metadata().is_ok_and(|found| is_special(&found)) {
+            let problem = format!("names {name}, which is a pipe, a device or a socket");
+            return Err(InvalidValue::new(
+                problem,
+                "include files, or narrow the pattern",
+            ));
         }
         let bytes = read_file(path, self.remaining).map_err(|error| {
             let problem = format!("names the file {name}, which cannot be read ({error})");

@@ -274,6 +274,7 @@ fn contradicting_and_invalid_options_are_refused_without_their_values() {
     for arguments in [
         &["--port-key", "hush", "--port-key-file", "hush"][..],
         &["--headers", "hush"],
+        &["--headers", "A: hush", "--headers", "A: hush"],
         &["--links-max"],
         &["--no-such-option"],
     ] {
