@@ -50,6 +50,28 @@ impl Format {
     }
 }
 
+/// The maximum depth of values inside of others. The parser of JSON has it too.
+pub(super) const DEPTH_MAX: usize = 128;
+
+/// Why a parsed value has no place in the tree of a file.
+#[derive(Debug)]
+pub(super) struct ValueError {
+    /// Where the value starts.
+    pub offset: usize,
+    pub message: &'static str,
+}
+
+/// Returns the depth that is left inside of a value.
+///
+/// # Errors
+/// If the value is too deep.
+pub(super) fn depth_inside(depth: usize, offset: usize) -> Result<usize, ValueError> {
+    depth.checked_sub(1).ok_or(ValueError {
+        offset,
+        message: "the value is inside of too many others",
+    })
+}
+
 /// Why a text has the wrong syntax.
 #[derive(Debug)]
 pub(super) struct SyntaxError {

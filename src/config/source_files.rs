@@ -236,7 +236,8 @@ impl FileReader<'_> {
             }
         };
         let NodeValue::Object(fields) = &mut root.value else {
-            let fault = Fault::NotAnObject(describe(root.value.unexpected(), false));
+            // A wrong path may name the file of a key.
+            let fault = Fault::NotAnObject(describe(root.value.unexpected(), true));
             let position = self.files.position(root.place);
             let position = position.filter(|position| position.file.is_some());
             self.problem(FieldPath::default(), position, fault);
