@@ -56,7 +56,10 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{
+    Args, Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 
 use crate::telemetry::{self, LogFormat, escape_text};
 
@@ -123,7 +126,8 @@ struct InvalidArguments(String);
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
+        Err(mut error) => {
+            hide_invitation(&mut error);
             // `--help` and `--version` also end here. A closed output is not an error.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(INVALID_ARGUMENTS));
@@ -153,6 +157,19 @@ pub fn main() -> ExitCode {
     });
     telemetry::flush();
     code
+}
+
+/// Removes an invitation from an error about an unexpected argument. It contains a key.
+fn hide_invitation(error: &mut clap::Error) {
+    for kind in [ContextKind::InvalidArg, ContextKind::InvalidSubcommand] {
+        if let Some(ContextValue::String(text)) = error.get(kind)
+            && invite::may_contain_key(text)
+        {
+            let hidden = ContextValue::String("(an invitation)".to_owned());
+            let _ = error.insert(kind, hidden);
+            let _ = error.remove(ContextKind::Suggested);
+        }
+    }
 }
 
 fn failure_code(error: &anyhow::Error) -> ExitCode {
@@ -233,6 +250,25 @@ mod tests {
             error_text(&refused().context("master")),
             format!("master: {text}")
         );
+    }
+
+    #[test]
+    fn an_unexpected_invitation_is_not_printed() {
+        for arguments in [
+            &["report", "report+wss://host/#hush"][..],
+            &["report", "doctor", "report+wss://host/#hush"],
+            &["report", "connect", "SSH", "report+wss://host/#hush"],
+            &["report", "connect", "SSH", "port+wss://host/?mark=a#hush"],
+        ] {
+            let mut error = Arguments::try_parse_from(arguments).expect_err("refused");
+            hide_invitation(&mut error);
+            let text = error.to_string();
+            assert!(text.contains("(an invitation)"), "{text}");
+            assert!(!text.contains("hush"), "{text}");
+        }
+        let mut error = Arguments::try_parse_from(["report", "chek"]).expect_err("refused");
+        hide_invitation(&mut error);
+        assert!(error.to_string().contains("'chek'"), "{error}");
     }
 
     #[test]
