@@ -307,7 +307,8 @@ text_value!(CertificatePin, "text", |text| {
 /// Parses a fingerprint with or without colons.
 fn pin(text: &str) -> Option<[u8; 32]> {
     let digits: String = text.chars().filter(|character| *character != ':').collect();
-    if digits.len() != 64 || !digits.is_ascii() {
+    // `from_str_radix` also accepts a plus sign.
+    if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
     }
     let mut pin = [0; 32];
