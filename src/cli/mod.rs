@@ -6,7 +6,7 @@
 //! | `report bench` | `bench`, with `bench_report` (the results as text and JSON) |
 //! | `report check` | `check`, with `config_text` (the description of a configuration) |
 //! | `report completions` | `completions` |
-//! | `report connect` | `connect`, with `standard_streams` (standard input and output as queues) |
+//! | `report connect` | `connect`, with `connect_request` (what the server is to connect to) and `standard_streams` (standard input and output as queues) |
 //! | `report doctor` | `doctor`, with `doctor_subject` (what it checks for a configuration) and `doctor_text` (the text output) |
 //! | `report expose`, `report forward` | `expose`, `forward`: a server and a client without a file, with `field_options` (options for the fields of a configuration) |
 //! | `report invite` | `invite` |
@@ -28,6 +28,7 @@ mod completions;
 mod config_text;
 mod configurations;
 mod connect;
+mod connect_request;
 mod doctor;
 mod doctor_subject;
 mod doctor_text;
