@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::{ConfigFile, InvalidArguments, configurations::create_private, port_choice::by_mark};
 use crate::{
-    config::{self, Invite, InviteError, LinkConfig, PortConfig, RoleConfig},
+    config::{self, Invite, LinkConfig, PortConfig, RoleConfig},
     text,
 };
 
@@ -143,9 +143,8 @@ pub(super) fn read_file(path: &Path) -> Result<Invite, InvalidArguments> {
     let read = text::read_file(path, text::SHORT_FILE_MAX);
     let bytes = Zeroizing::new(read.map_err(|error| invalid(&error))?);
     let content = Zeroizing::new(text::decode(&bytes).map_err(|error| invalid(&error))?);
-    content
-        .parse()
-        .map_err(|error: InviteError| invalid(&error))
+    let parsed = content.parse::<Invite>();
+    parsed.map_err(|error| invalid(&error))
 }
 
 #[cfg(test)]
