@@ -271,6 +271,24 @@ fn a_file_that_cannot_be_read_is_an_error() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn pipes_and_devices_are_not_read() {
+    let folder = Folder::new(&[("c.json", &including("[\"p*\", \"/dev/zero\"]"))]);
+    let made = std::process::Command::new("mkfifo")
+        .arg(folder.path("pipe"))
+        .status();
+    assert!(made.expect("mkfifo").success());
+    let errors = folder.errors();
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    for (error, name) in errors.iter().zip(["pipe", "/dev/zero"]) {
+        assert_contains(
+            error,
+            &[&format!(" names {name}, which is a pipe, a device")],
+        );
+    }
+}
+
 #[test]
 fn wrong_values_of_include_are_errors() {
     for (patterns, expected) in [
