@@ -215,7 +215,7 @@ fn unsupported(port: &PortConfig) -> anyhow::Error {
 }
 
 /// The shared state of all tunnels of the process, with a budget of `memory`.
-fn process_shared(memory: ByteSize) -> ProcessShared {
+pub(super) fn process_shared(memory: ByteSize) -> ProcessShared {
     ProcessShared {
         budget: Arc::new(MemoryBudget::new(memory.bytes() as u64)),
         ..ProcessShared::default()
