@@ -278,6 +278,7 @@ async fn draining_master_starts_no_other_process() {
 #[tokio::test]
 async fn change_waits_until_the_start_of_another_process_has_ended() {
     let master = start();
+    running(&master).await;
     let starting = master.shared.changes.try_acquire().expect("no change yet");
     let mut change = Box::pin(reconfigure(&master, json!({}), json!({"path": "/moved"})));
     assert!(change.as_mut().now_or_never().is_none(), "it waits");
@@ -292,7 +293,8 @@ async fn draining_master_applies_no_change() {
     let mut master = start();
     master.cancel.cancel();
     while master.task.join_next().await.is_some() {}
-    let new = json!({"listen_at": free_address().to_string()});
-    let refused = reconfigure(&master, json!({}), new).await;
+    let (old, new) = (config(json!({})), config(json!({"path": "/moved"})));
+    let handle = MasterHandle::new(&master.shared);
+    let refused = handle.reconfigure(&old, &new).await;
     assert!(matches!(refused, Err(MasterError::Draining)));
 }
