@@ -258,7 +258,7 @@ fn start_server(
     Ok(RoleThread::start(move |cancel| async move {
         let offered = ServerPort {
             port,
-            service: Target::Tcp(host_port(service)),
+            service: Target::Tcp(host_port(service)).into(),
             proxy_protocol: false,
         };
         let link = LinkConfig::new(master.to_string().parse()?);

@@ -26,7 +26,7 @@ const EXIT_CODES: [(&str, &str); 4] = [
     ("2", "Invalid arguments."),
     (
         "129, 130, 143",
-        "SIGHUP, SIGINT or SIGTERM ended the process at once: the second signal to a role or to report-quickstart(1), the first to report-bench(1) or report-doctor(1).",
+        "SIGHUP, SIGINT or SIGTERM ended the process at once: the second signal to a role or to report-quickstart(1), the first to report-bench(1), report-connect(1) or report-doctor(1).",
     ),
 ];
 
@@ -229,7 +229,7 @@ mod tests {
             ".SH \"EXIT STATUS\"\n",
             "\\fB129, 130, 143\\fR\n",
             ".SH FILES\n",
-            "report\\-completions(1), report\\-doctor(1)",
+            "report\\-completions(1), report\\-connect(1), report\\-doctor(1)",
         ] {
             assert!(text.contains(part), "no {part} in {text}");
         }

@@ -6,15 +6,18 @@
 //! | `report bench` | `bench`, with `bench_report` (the results as text and JSON) |
 //! | `report check` | `check`, with `config_text` (the description of a configuration) |
 //! | `report completions` | `completions` |
+//! | `report connect` | `connect`, with `standard_streams` (standard input and output as queues) |
 //! | `report doctor` | `doctor`, with `doctor_subject` (what it checks for a configuration) and `doctor_text` (the text output) |
+//! | `report expose`, `report forward` | `expose`, `forward`: a server and a client without a file, with `field_options` (options for the fields of a configuration) |
+//! | `report invite` | `invite` |
 //! | `report keygen` | `keygen` |
 //! | `report man` | `man` |
 //! | `report quickstart` | `quickstart`, with `configurations` (the three files) and `page` (the built-in web page) |
 //! | `report account`, `credential`, `key`, `relay`, `token`, `usage`, `links`, `tunnels`, `status` | `administration` (feature `store`) |
 //!
 //! Exit codes: 0 success, 1 failure with a message, 2 invalid arguments. 130 and 143 mean that a
-//! second signal ended the process at once. `report bench` and `report doctor` end on the first
-//! signal.
+//! second signal ended the process at once. `report bench`, `report connect` and `report doctor` end
+//! on the first signal.
 
 #[cfg(feature = "store")]
 mod administration;
@@ -24,12 +27,18 @@ mod check;
 mod completions;
 mod config_text;
 mod configurations;
+mod connect;
 mod doctor;
 mod doctor_subject;
 mod doctor_text;
+mod expose;
+mod field_options;
+mod forward;
+mod invite;
 mod keygen;
 mod man;
 mod page;
+mod port_choice;
 mod port_text;
 mod progress;
 mod quickstart;
@@ -37,6 +46,7 @@ mod restart;
 mod roles;
 mod run;
 mod signals;
+mod standard_streams;
 mod threads;
 mod warnings;
 
@@ -77,8 +87,16 @@ enum Command {
     Check(ConfigFile),
     /// Print completions for a shell
     Completions(completions::CompletionsArguments),
+    /// Join standard input and output to a service
+    Connect(connect::ConnectArguments),
     /// Diagnose connectivity for a configuration
     Doctor(doctor::DoctorArguments),
+    /// Run a server for one service without a file
+    Expose(expose::ExposeArguments),
+    /// Run a client for one service without a file
+    Forward(forward::ForwardArguments),
+    /// Print all that a client needs to reach a service
+    Invite(invite::InviteArguments),
     /// Generate a random key or a credential
     Keygen(keygen::KeygenArguments),
     /// Print the man page, or write those of all commands
@@ -108,7 +126,11 @@ pub fn main() -> ExitCode {
         Some(Command::Bench(arguments)) => bench::bench(&arguments),
         Some(Command::Check(file)) => check::check(&file.config),
         Some(Command::Completions(arguments)) => completions::completions(&arguments),
+        Some(Command::Connect(arguments)) => connect::connect(&arguments),
         Some(Command::Doctor(arguments)) => doctor::doctor(&arguments),
+        Some(Command::Expose(arguments)) => expose::expose(&arguments),
+        Some(Command::Forward(arguments)) => forward::forward(&arguments),
+        Some(Command::Invite(arguments)) => invite::invite(&arguments),
         Some(Command::Keygen(arguments)) => keygen::keygen(&arguments),
         Some(Command::Man(arguments)) => man::man(&arguments),
         Some(Command::Quickstart(arguments)) => quickstart::quickstart(arguments),
@@ -212,6 +234,13 @@ mod tests {
             vec!["report", "bench", "--connections", "0"],
             vec!["report", "bench", "--connections", "65"],
             vec!["report", "bench", "--data", "prose"],
+            vec!["report", "connect"],
+            vec!["report", "connect", "SSH", "--log-level", "loud"],
+            vec!["report", "connect", "SSH", "--invite-file", "f"],
+            vec!["report", "forward", "--master", "host:1"],
+            vec!["report", "forward", "--listen", "a:1", "--allow", "*:1"],
+            vec!["report", "expose", "--to", "a:1", "--socket-mode", "0600"],
+            vec!["report", "invite"],
             vec!["report", "quickstart", "--to", "nowhere"],
             vec!["report", "quickstart", "--port", "70000"],
         ] {

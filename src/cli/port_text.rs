@@ -37,10 +37,22 @@ pub(super) fn describe_listeners(ports: &[PortConfig], link: &LinkConfig) -> Vec
         let mode = mode.map_or_else(String::new, |mode| format!(" with mode {mode}"));
         let owner = port.socket_owner.as_ref();
         let owner = owner.map_or_else(String::new, |owner| format!(" for {owner}"));
-        let does = format!("listens at {address}{user}{mode}{owner}");
+        let names = names_in_logs(port);
+        let does = format!("listens at {address}{names}{user}{mode}{owner}");
         describe_port(port, &does, link)
     });
     lines.collect()
+}
+
+/// Names the addresses of a range as the log of the client does.
+fn names_in_logs(port: &PortConfig) -> String {
+    match port.range() {
+        0 | 1 => String::new(),
+        range => {
+            let (mark, last) = (&port.mark, range - 1);
+            format!(" (\"{mark}+0\" to \"{mark}+{last}\" in logs)")
+        }
+    }
 }
 
 fn describe_port(port: &PortConfig, does: &str, link: &LinkConfig) -> String {
@@ -171,6 +183,18 @@ mod tests {
             &["dials what applications name in *.lan:443, 10.0.0.0/8:22 (SOCKS5"],
         );
         assert_contains(none, &["\"none\": disabled, refuses every destination"]);
+    }
+
+    #[test]
+    fn the_addresses_of_a_range_are_named_as_in_logs() {
+        let lines = described(
+            "client",
+            r#"{"mark": "calls", "local_address": "127.0.0.1:13000-13010", "port_key": "a"}"#,
+        );
+        assert_contains(
+            &lines[0],
+            &["listens at 127.0.0.1:13000-13010 (\"calls+0\" to \"calls+10\" in logs);"],
+        );
     }
 
     #[cfg(unix)]

@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::bail;
+use anyhow::anyhow;
 use tokio_util::sync::CancellationToken;
 
 use super::threads;
@@ -11,9 +11,8 @@ use crate::{
     admin::AdminService,
     client::{Client, ClientParameters, ClientPort, PortAddress},
     config::{
-        ByteSize, ClientConfig, Config, CredentialKey, HostPort, LinkConfig, LocalAddress,
+        ByteSize, ClientConfig, Config, CredentialKey, Destinations, LinkConfig, LocalAddress,
         MasterChoice, MasterConfig, PortConfig, RoleConfig, ServerConfig, ServerLimitsConfig,
-        Target,
     },
     link::{KeepAliveTiming, authenticate::LinkSecret},
     master::{Fallback, Master, MasterHandle, MasterParameters, resolve_listen_host},
@@ -25,7 +24,7 @@ use crate::{
         tls::TlsError,
     },
     random,
-    server::{self, QuotaLimits, ServerParameters, ServerPort},
+    server::{self, QuotaLimits, ServerParameters, ServerPort, ServiceTargets},
     supervisor::{DialStrategy, MoveRequests, Uplink},
     tunnel::{MemoryBudget, PortParameters, ProcessShared, ServiceProtocol, WindowSize},
 };
@@ -167,7 +166,7 @@ fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
     let server_port = |port: &PortConfig| {
         anyhow::Ok(ServerPort {
             port: port_parameters(port, &config.link, &process_shared),
-            service: stream_address(port)?,
+            service: service(port)?,
             proxy_protocol: port.proxy_protocol.is_some(),
         })
     };
@@ -181,21 +180,33 @@ fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
     Ok(parameters)
 }
 
-/// Returns the address of a port that carries connections to or from one address.
-fn stream_address(port: &PortConfig) -> anyhow::Result<Target> {
-    match (&port.local_address, port.protocol) {
-        (Some(LocalAddress::Tcp(address)), ServiceProtocol::Tcp) => {
-            Ok(Target::Tcp(address.clone()))
-        }
-        (Some(LocalAddress::Unix(address)), ServiceProtocol::Tcp) => {
-            Ok(Target::Unix(address.clone()))
-        }
-        _ => bail!(
-            "port \"{}\": this version serves only the protocol \"tcp\" at \"HOST:PORT\" or at a \
-             unix socket",
-            port.mark
-        ),
+/// Returns the addresses of the service of a server's port.
+fn service(port: &PortConfig) -> anyhow::Result<ServiceTargets> {
+    match (port.destinations(), port.protocol) {
+        (Destinations::Address(address), ServiceProtocol::Tcp) => Ok(ServiceTargets::at(address)),
+        (Destinations::Targets(targets), ServiceProtocol::Tcp) => Ok(ServiceTargets::any_of(
+            targets.to_vec(),
+            port.target_choice,
+            port.health_check.clone(),
+        )),
+        _ => Err(unsupported(port)),
     }
+}
+
+/// Returns where a client's port listens.
+fn listen_address(port: &PortConfig) -> anyhow::Result<LocalAddress> {
+    match (&port.local_address, port.protocol) {
+        (Some(address), ServiceProtocol::Tcp) => Ok(address.clone()),
+        _ => Err(unsupported(port)),
+    }
+}
+
+fn unsupported(port: &PortConfig) -> anyhow::Error {
+    anyhow!(
+        "port \"{}\": this version does not serve the protocol \"{}\"",
+        port.mark,
+        port.protocol
+    )
 }
 
 /// The shared state of all tunnels of the process, with a budget of `memory`.
@@ -236,7 +247,7 @@ async fn client(config: &ClientConfig) -> anyhow::Result<Client> {
         anyhow::Ok(ClientPort {
             port: port_parameters(port, &config.link, &process_shared),
             local_address: PortAddress {
-                address: stream_address(port)?,
+                address: listen_address(port)?,
                 socket_mode: port.socket_mode,
                 socket_owner: port.socket_owner.clone(),
             },

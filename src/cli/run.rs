@@ -7,6 +7,7 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    field_options::{ConfigFields, OptionNames},
     restart::restart_on_signal,
     roles::PreparedRole,
     signals::{Signals, run_until_drained, watch_for_panics},
@@ -15,13 +16,16 @@ use super::{
 };
 use crate::{
     admin::{AdminListener, AdminService},
-    config::{self, RoleConfig},
+    config::{self, LoadedConfig, RoleConfig, Warning},
     master::MasterHandle,
     net::passed_sockets,
     successor,
     systemd::Notifier,
     telemetry,
 };
+
+/// The exit code of invalid arguments.
+const INVALID_ARGUMENTS: u8 = 2;
 
 /// Runs the role of the file until a signal ends it.
 ///
@@ -30,12 +34,22 @@ use crate::{
 pub(super) fn run(file: &Path) -> anyhow::Result<ExitCode> {
     // Before the process has other threads.
     passed_sockets::receive();
-    let loaded = config::load(file)?;
+    run_loaded(&config::load(file)?, Warning::to_string)
+}
+
+/// Runs the role of a configuration until a signal ends it. `describe` returns the text of a warning.
+///
+/// # Errors
+/// Fails when the role cannot run.
+pub(super) fn run_loaded(
+    loaded: &LoadedConfig,
+    describe: impl Fn(&Warning) -> String,
+) -> anyhow::Result<ExitCode> {
     let common = &loaded.config.common;
     telemetry::start(common.log_level, common.log_format)?;
     raise_open_files();
-    for warning in warnings(&loaded) {
-        tracing::warn!("{warning}");
+    for warning in warnings(loaded) {
+        tracing::warn!("{}", describe(&warning));
     }
     let grace_period = *loaded.config.common.grace_period;
     let runtime = match loaded.config.role {
@@ -107,6 +121,21 @@ async fn serve_admin(served: Option<(AdminListener, AdminService)>, master: Opti
         () = retired => {}
     }
     pending().await
+}
+
+/// Runs the role of a configuration without a file. `names` are its options. Invalid options are
+/// printed, and give the exit code of invalid arguments.
+///
+/// # Errors
+/// Fails when the role cannot run.
+pub(super) fn run_fields(fields: ConfigFields, names: &OptionNames) -> anyhow::Result<ExitCode> {
+    match fields.read(names, &|name| std::env::var_os(name)) {
+        Ok(loaded) => run_loaded(&loaded, |warning| names.warning(warning)),
+        Err(problems) => {
+            super::print_error(&problems);
+            Ok(ExitCode::from(INVALID_ARGUMENTS))
+        }
+    }
 }
 
 /// Raises the soft limit of open files to the hard limit. Each connection takes one or two

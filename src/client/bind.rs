@@ -10,7 +10,7 @@ use crate::net::{
     unix_socket::{SocketAccess, UnixSocket},
 };
 use crate::{
-    config::{HostPort, SocketMode, SocketOwner, Target, UnixAddress},
+    config::{HostPort, LocalAddress, SocketMode, SocketOwner, Target, UnixAddress},
     net::{
         local_listener::{LocalListener, listen_remedy},
         tcp,
@@ -24,8 +24,8 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Where a port of a client listens.
 #[derive(Debug, Clone)]
 pub struct PortAddress {
-    /// The address.
-    pub address: Target,
+    /// The address, or a range of ports.
+    pub address: LocalAddress,
     /// The mode of the file of a unix socket; 0600 if absent.
     pub socket_mode: Option<SocketMode>,
     /// The owner of the file of a unix socket.
@@ -35,7 +35,7 @@ pub struct PortAddress {
 impl From<HostPort> for PortAddress {
     fn from(address: HostPort) -> Self {
         PortAddress {
-            address: Target::Tcp(address),
+            address: LocalAddress::Tcp(address),
             socket_mode: None,
             socket_owner: None,
         }
@@ -52,32 +52,52 @@ impl BindAddresses {
     pub(super) async fn resolve<'a>(addresses: impl Iterator<Item = &'a PortAddress>) -> Self {
         let mut all = Vec::new();
         for PortAddress { address, .. } in addresses {
-            if let Target::Tcp(address) = address {
-                let found = tokio::net::lookup_host(address.to_string()).await;
-                all.extend(found.into_iter().flatten());
+            // All ports of a range have the same host.
+            let Some(Target::Tcp(first)) = address.at(0) else {
+                continue;
+            };
+            let found = tokio::net::lookup_host(first.to_string()).await;
+            let found: Vec<SocketAddr> = found.into_iter().flatten().collect();
+            for offset in 0..address.count() {
+                let port = first.port.saturating_add(offset);
+                all.extend(found.iter().map(|found| {
+                    let mut found = *found;
+                    found.set_port(port);
+                    found
+                }));
             }
         }
         BindAddresses(all.into())
     }
 
-    /// Returns one of the addresses.
-    pub(super) fn of(&self, address: PortAddress) -> BindAddress {
-        BindAddress {
-            address,
-            all: Arc::clone(&self.0),
-        }
+    /// Returns the addresses of a port, in the order of their numbers.
+    pub(super) fn of(&self, port: &PortAddress) -> Vec<BindAddress> {
+        let address = |offset| {
+            Some(BindAddress {
+                offset,
+                target: port.address.at(offset)?,
+                socket_mode: port.socket_mode,
+                socket_owner: port.socket_owner.clone(),
+                all: Arc::clone(&self.0),
+            })
+        };
+        (0..port.address.count()).filter_map(address).collect()
     }
 }
 
-/// The address at which a port listens.
+/// One address at which a port listens.
 pub(super) struct BindAddress {
-    address: PortAddress,
+    /// The number of the address in the range of the port, from 0.
+    pub(super) offset: u16,
+    target: Target,
+    socket_mode: Option<SocketMode>,
+    socket_owner: Option<SocketOwner>,
     all: Arc<[SocketAddr]>,
 }
 
 impl fmt::Display for BindAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.address.address.fmt(formatter)
+        self.target.fmt(formatter)
     }
 }
 
@@ -87,9 +107,9 @@ impl BindAddress {
     /// # Errors
     /// The error of the last address.
     pub(super) async fn listen(&self) -> io::Result<LocalListener> {
-        match &self.address.address {
+        match &self.target {
             Target::Tcp(address) => self.listen_at_tcp(address).await,
-            Target::Unix(address) => self.address.listen_at_socket(address),
+            Target::Unix(address) => self.listen_at_socket(address),
         }
     }
 
@@ -106,7 +126,7 @@ impl BindAddress {
 
     /// Returns the remedy for an error of [`BindAddress::listen`].
     pub(super) fn remedy(&self, error: &io::Error) -> &'static str {
-        match (listen_remedy(error), &self.address.address) {
+        match (listen_remedy(error), &self.target) {
             ("", Target::Tcp(_)) => " (choose another address)",
             (remedy, _) => remedy,
         }
@@ -129,9 +149,7 @@ impl BindAddress {
             pause = pause.saturating_mul(2).min(RETRY_MAX);
         }
     }
-}
 
-impl PortAddress {
     #[cfg(unix)]
     fn listen_at_socket(&self, address: &UnixAddress) -> io::Result<LocalListener> {
         let owner = match &self.socket_owner {
@@ -166,6 +184,13 @@ mod tests {
         address.parse::<HostPort>().expect("an address").into()
     }
 
+    /// Returns the only address of a port.
+    fn only(all: &BindAddresses, port: &PortAddress) -> BindAddress {
+        let mut addresses = all.of(port);
+        assert_eq!(addresses.len(), 1);
+        addresses.remove(0)
+    }
+
     #[tokio::test]
     async fn the_wildcards_of_both_families_share_a_port() {
         let free = TcpListener::bind("127.0.0.1:0")
@@ -176,7 +201,7 @@ mod tests {
             .port();
         let both = [format!("0.0.0.0:{free}"), format!("[::]:{free}")].map(|text| tcp(&text));
         let all = BindAddresses::resolve(both.iter()).await;
-        let [v4, v6] = both.map(|address| all.of(address));
+        let [v4, v6] = both.map(|address| only(&all, &address));
         let first = v4.listen().await.expect("IPv4");
         let Ok(second) = v6.listen().await else {
             assert!(
@@ -193,7 +218,7 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let address = tcp(&taken.local_addr().expect("its address").to_string());
         let all = BindAddresses::resolve([&address].into_iter()).await;
-        let address = all.of(address);
+        let address = only(&all, &address);
         assert_eq!(
             address.listen().await.expect_err("taken").kind(),
             io::ErrorKind::AddrInUse
@@ -206,11 +231,39 @@ mod tests {
         assert!(later.await.local_addr().is_some());
     }
 
+    #[tokio::test]
+    async fn each_port_of_a_range_listens_separately() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let last = taken.local_addr().expect("its address").port();
+        let range = PortAddress {
+            address: format!("127.0.0.1:{}-{last}", last - 1)
+                .parse()
+                .expect("a range"),
+            socket_mode: None,
+            socket_owner: None,
+        };
+        let all = BindAddresses::resolve([&range].into_iter()).await;
+        let addresses = all.of(&range);
+        let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let expected = [last - 1, last].map(|port| format!("127.0.0.1:{port}"));
+        assert_eq!(texts, expected);
+        let offsets: Vec<u16> = addresses.iter().map(|address| address.offset).collect();
+        assert_eq!(offsets, [0, 1]);
+        let error = addresses[1].listen().await.expect_err("taken");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        drop(taken);
+        let listener = addresses[1].listen().await.expect("free again");
+        assert_eq!(
+            listener.local_addr().map(|address| address.port()),
+            Some(last)
+        );
+    }
+
     #[cfg(unix)]
     fn socket(path: std::path::PathBuf, mode: &str) -> PortAddress {
         let mode = serde_json::from_str(&format!("\"{mode}\"")).expect("a mode");
         PortAddress {
-            address: Target::Unix(UnixAddress::Path(path)),
+            address: LocalAddress::Unix(UnixAddress::Path(path)),
             socket_mode: Some(mode),
             socket_owner: None,
         }
@@ -224,7 +277,7 @@ mod tests {
         let parent = folder.path().join("later");
         let path = parent.join("s");
         let all = BindAddresses::resolve(std::iter::empty()).await;
-        let address = all.of(socket(path.clone(), "0640"));
+        let address = only(&all, &socket(path.clone(), "0640"));
         let error = address.listen().await.expect_err("no folder");
         assert!(
             address.remedy(&error).contains("create the folder"),

@@ -90,11 +90,34 @@ where
     T: Send + 'static,
     F: Future<Output = T> + Send + 'static,
 {
+    let link_set = LinkSet::new(uplink, 1);
+    with_tunnel_over(link_set, port, server_timeout, cancel, work).await
+}
+
+/// Does the same as [`with_tunnel`] over several links, if the traffic needs them.
+///
+/// # Errors
+/// When no tunnel was established.
+///
+/// # Cancel safety
+/// Dropping the future cuts the links. Tasks that were spawned end soon after.
+pub async fn with_tunnel_over<T, F>(
+    link_set: LinkSet,
+    port: PortParameters,
+    server_timeout: Duration,
+    cancel: CancellationToken,
+    work: impl FnOnce(DirectTunnel) -> F + Send + 'static,
+) -> Result<T, DirectError>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
     let drain = Drain::default();
-    let port = PortSupervisor::new(port, 1, &drain.tasks, &drain.stop);
+    let max_lanes = link_set.count().max();
+    let port = PortSupervisor::new(port, max_lanes, &drain.tasks, &drain.stop);
     let role = ClientRole::new(
         vec![Arc::clone(&port)],
-        uplink.move_requests.clone(),
+        link_set.uplink().move_requests.clone(),
         &drain.tasks,
         &drain.stop,
     );
@@ -105,7 +128,7 @@ where
     let waiter = TunnelWaiter {
         port: Arc::clone(&port),
         links: observed.links.subscribe(),
-        masters: count_masters(&uplink),
+        masters: count_masters(link_set.uplink()),
         server_timeout,
     };
     let done = CancellationToken::new();
@@ -118,7 +141,7 @@ where
     });
     drain
         .run(
-            vec![LinkSet::new(uplink, 1)],
+            vec![link_set],
             Arc::new(observed),
             &done,
             Duration::ZERO,

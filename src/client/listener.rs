@@ -35,6 +35,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Clone)]
 pub(super) struct ListenerContext {
     pub port: Arc<PortSupervisor>,
+    /// The number of the address in the range of the port.
+    pub offset: u16,
     pub hold_timeout: Duration,
     /// The order of the connections that wait for the tunnel.
     pub queue: HoldQueue,
@@ -51,7 +53,8 @@ pub(super) async fn listen(
     context: ListenerContext,
     cancel: CancellationToken,
 ) {
-    let span = info_span!("port", port = %context.port.parameters.mark);
+    let name = context.port.parameters.numbered_mark(context.offset);
+    let span = info_span!("port", port = %name);
     info!(parent: &span, address = %listener, "listening");
     context.port.on_listening();
     loop {
@@ -188,7 +191,10 @@ async fn serve_connection(context: ListenerContext, incoming: IncomingConnection
         unsent: Bytes::new(),
     };
     loop {
-        let stream = tunnel.open(context.port.details(&tunnel, peer, &connection.socket));
+        let details = context
+            .port
+            .details(&tunnel, context.offset, peer, &connection.socket);
+        let stream = tunnel.open(details);
         // The stream is open, so the order is kept: let the next connection enter.
         turn.take();
         let spliced = tokio::select! {

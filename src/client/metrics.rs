@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::{client_role::LinksInUse, port::PortSupervisor};
 use crate::{
     metrics::{MetricFamilies, RunningRole, Sample},
-    tunnel::{self, Tunnel},
+    tunnel::{self, PortParameters, Tunnel},
 };
 
 /// The parts of a running client that are reported.
@@ -23,9 +23,10 @@ impl RunningRole for RunningClient {
         if self.cancel.is_cancelled() {
             return vec!["the client is draining".to_owned()];
         }
-        let closed = self.ports.iter().filter(|port| !port.is_listening());
-        let mut missing: Vec<String> = closed
-            .map(|port| format!("port \"{}\" does not listen", port.parameters.mark))
+        let mut missing: Vec<String> = self
+            .ports
+            .iter()
+            .filter_map(|port| missing_listeners(&port.parameters, port.missing_listeners()))
             .collect();
         if self.links.count() == 0 {
             missing.push("no link to a master".to_owned());
@@ -36,10 +37,13 @@ impl RunningRole for RunningClient {
     fn describe(&self, families: &mut MetricFamilies<'_>) -> fmt::Result {
         families.links_to_masters(self.links.count(), self.links.established())?;
         families.configured_ports(self.ports.len())?;
-        let listening = self.ports.iter().filter(|port| port.is_listening());
+        let listening = self
+            .ports
+            .iter()
+            .filter(|port| port.missing_listeners() == 0);
         families.gauge_of_counts(
             "report_listening_ports",
-            "Ports that have a listener.",
+            "Ports that have all of their listeners.",
             [Sample::of(listening.count())],
         )?;
         let tunnels: Vec<Tunnel> = self.ports.iter().flat_map(|port| port.tunnels()).collect();
@@ -51,5 +55,41 @@ impl RunningRole for RunningClient {
             }
             None => Ok(()),
         }
+    }
+}
+
+/// Returns what is missing of a port without this many of its listeners.
+fn missing_listeners(port: &PortParameters, missing: usize) -> Option<String> {
+    match (missing, port.range) {
+        (0, _) => None,
+        (_, 0 | 1) => Some(format!("port \"{}\" does not listen", port.mark)),
+        (missing, range) => Some(format!(
+            "port \"{}\" does not listen at {missing} of its {range} ports",
+            port.mark
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tunnel::tests::plain_port;
+
+    #[test]
+    fn missing_listeners_of_a_range_are_counted() {
+        let port = |range| PortParameters {
+            mark: "calls".into(),
+            range,
+            ..plain_port()
+        };
+        assert_eq!(missing_listeners(&port(11), 0), None);
+        assert_eq!(
+            missing_listeners(&port(1), 1).as_deref(),
+            Some("port \"calls\" does not listen")
+        );
+        assert_eq!(
+            missing_listeners(&port(11), 3).as_deref(),
+            Some("port \"calls\" does not listen at 3 of its 11 ports")
+        );
     }
 }

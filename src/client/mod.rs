@@ -12,6 +12,7 @@ mod hold_queue;
 mod listener;
 mod metrics;
 mod orphans;
+pub mod pipe;
 mod port;
 #[cfg(test)]
 mod tests;
@@ -39,7 +40,7 @@ use crate::{
 pub struct ClientPort {
     /// The parameters shared with the server.
     pub port: PortParameters,
-    /// The listen address.
+    /// The listen address, or the range of ports to listen at.
     pub local_address: PortAddress,
 }
 
@@ -72,40 +73,98 @@ impl ClientParameters {
 
 /// The client cannot listen at a local address.
 #[derive(Debug, thiserror::Error)]
-#[error("port \"{mark}\": cannot listen at `local_address` {local_address}: {source}{remedy}")]
+#[error(
+    "port \"{mark}\": cannot listen at `local_address` {local_address}: {source}{remedy}{}",
+    other_addresses(.others)
+)]
 pub struct ListenError {
     mark: String,
     local_address: String,
     source: std::io::Error,
     remedy: &'static str,
+    /// How many other addresses of the port are unavailable too.
+    others: usize,
+}
+
+fn other_addresses(others: &usize) -> String {
+    match others {
+        0 => String::new(),
+        1 => "; 1 other port of its range is unavailable too".to_owned(),
+        others => format!("; {others} other ports of its range are unavailable too"),
+    }
 }
 
 /// A client that listens for at least one of its ports.
 pub struct Client {
     link_set: LinkSet,
-    ports: Vec<(PortParameters, PortListener)>,
+    ports: Vec<(PortParameters, Vec<PortListener>)>,
     hold_timeout: Duration,
     observer: RoleObserver,
 }
 
-/// The listener of a port.
-enum PortListener {
+/// The listener of one address of a port.
+struct PortListener {
+    /// The number of the address in the range of the port.
+    offset: u16,
+    state: ListenerState,
+}
+
+enum ListenerState {
     Bound(LocalListener),
     /// The address is unavailable. The client retries it while it runs.
     Pending(bind::BindAddress),
 }
 
 impl PortListener {
+    /// Listens at all addresses of a port. Also returns the error of the first one that is
+    /// unavailable.
+    async fn bind(
+        mark: &str,
+        addresses: Vec<bind::BindAddress>,
+    ) -> (Vec<Self>, Option<ListenError>) {
+        let (mut listeners, mut failed) = (Vec::new(), None::<ListenError>);
+        for address in addresses {
+            let offset = address.offset;
+            let state = match address.listen().await {
+                Ok(listener) => ListenerState::Bound(listener),
+                Err(source) => {
+                    match &mut failed {
+                        Some(first) => first.others += 1,
+                        None => {
+                            failed = Some(ListenError {
+                                mark: mark.to_owned(),
+                                local_address: address.to_string(),
+                                remedy: address.remedy(&source),
+                                source,
+                                others: 0,
+                            });
+                        }
+                    }
+                    ListenerState::Pending(address)
+                }
+            };
+            listeners.push(PortListener { offset, state });
+        }
+        (listeners, failed)
+    }
+
     /// Returns the listener once its address is available. Returns `None` if `cancel` is cancelled
     /// before that.
     async fn open(self, mark: &str, cancel: &CancellationToken) -> Option<LocalListener> {
-        match self {
-            PortListener::Bound(listener) => Some(listener),
-            PortListener::Pending(address) => {
+        match self.state {
+            ListenerState::Bound(listener) => Some(listener),
+            ListenerState::Pending(address) => {
                 cancel
                     .run_until_cancelled(address.listen_with_retry(mark))
                     .await
             }
+        }
+    }
+
+    fn bound(&self) -> Option<&LocalListener> {
+        match &self.state {
+            ListenerState::Bound(listener) => Some(listener),
+            ListenerState::Pending(_) => None,
         }
     }
 }
@@ -114,7 +173,7 @@ impl Client {
     /// Opens the listeners. Addresses that are unavailable now are retried while the client runs.
     ///
     /// # Errors
-    /// When no port has a listener. The error names one of the ports.
+    /// When no address of any port has a listener. The error names one of the ports.
     ///
     /// # Cancel safety
     /// Dropping the future closes the listeners.
@@ -127,21 +186,12 @@ impl Client {
             local_address,
         } in parameters.ports
         {
-            let address = all.of(local_address);
-            match address.listen().await {
-                Ok(listener) => ports.push((port, PortListener::Bound(listener))),
-                Err(source) => {
-                    failed.push(ListenError {
-                        mark: port.mark.to_string(),
-                        local_address: address.to_string(),
-                        remedy: address.remedy(&source),
-                        source,
-                    });
-                    ports.push((port, PortListener::Pending(address)));
-                }
-            }
+            let (listeners, error) = PortListener::bind(&port.mark, all.of(&local_address)).await;
+            ports.push((port, listeners));
+            failed.extend(error);
         }
-        if failed.len() == ports.len()
+        let mut all_listeners = ports.iter().flat_map(|(_, listeners)| listeners);
+        if all_listeners.all(|listener| listener.bound().is_none())
             && let Some(error) = failed.pop()
         {
             return Err(error);
@@ -157,17 +207,13 @@ impl Client {
         })
     }
 
-    /// Returns the TCP addresses at which the ports listen, in the order of the configuration.
+    /// Returns the TCP addresses at which the ports listen, in the order of the configuration and of
+    /// the ports in a range.
     #[must_use]
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
-        let address = |listening: &PortListener| match listening {
-            PortListener::Bound(listener) => listener.local_addr(),
-            PortListener::Pending(_) => None,
-        };
-        self.ports
-            .iter()
-            .filter_map(|(_, listening)| address(listening))
-            .collect()
+        let listeners = self.ports.iter().flat_map(|(_, listeners)| listeners);
+        let bound = listeners.filter_map(PortListener::bound);
+        bound.filter_map(LocalListener::local_addr).collect()
     }
 
     /// Returns what the admin address reports about the client.
@@ -218,11 +264,11 @@ impl Client {
     }
 }
 
-/// Starts the supervisor and the listener of each port. A tunnel may have up to `max_lanes` lanes at
+/// Starts the supervisor and the listeners of each port. A tunnel may have up to `max_lanes` lanes at
 /// the server's request. The listeners accept connections until `cancel` is cancelled. Returns the
 /// supervisors.
 fn start_ports(
-    ports: Vec<(PortParameters, PortListener)>,
+    ports: Vec<(PortParameters, Vec<PortListener>)>,
     max_lanes: usize,
     hold_timeout: Duration,
     drain: &Drain,
@@ -230,11 +276,14 @@ fn start_ports(
 ) -> Vec<Arc<PortSupervisor>> {
     let (mut supervisors, orphans, descriptor_log) =
         (Vec::new(), Arc::new(Orphans::default()), Arc::default());
-    for (port, listening) in ports {
+    for (port, listeners) in ports {
         let port = PortSupervisor::new(port, max_lanes, &drain.tasks, &drain.stop);
         supervisors.push(Arc::clone(&port));
+        port.expect_listeners(listeners.len());
+        // The connections to all addresses of the port enter one tunnel, so they wait in one queue.
         let context = listener::ListenerContext {
             port,
+            offset: 0,
             hold_timeout,
             descriptor_log: Arc::clone(&descriptor_log),
             queue: HoldQueue::default(),
@@ -242,13 +291,28 @@ fn start_ports(
             streams: drain.streams.clone(),
             stop: drain.stop.clone(),
         };
-        let cancel = cancel.clone();
-        drain.tasks.spawn(async move {
-            let opened = listening.open(&context.port.parameters.mark, &cancel).await;
-            if let Some(listener) = opened {
-                listener::listen(listener, context, cancel).await;
-            }
-        });
+        for listener in listeners {
+            let context = listener::ListenerContext {
+                offset: listener.offset,
+                ..context.clone()
+            };
+            drain
+                .tasks
+                .spawn(run_listener(listener, context, cancel.clone()));
+        }
     }
     supervisors
+}
+
+/// Accepts connections as soon as the address is available, until `cancel` is cancelled.
+async fn run_listener(
+    listener: PortListener,
+    context: listener::ListenerContext,
+    cancel: CancellationToken,
+) {
+    let name = context.port.parameters.numbered_mark(context.offset);
+    let opened = listener.open(&name, &cancel).await;
+    if let Some(listener) = opened {
+        listener::listen(listener, context, cancel).await;
+    }
 }

@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use super::{
-    commented_json, json_text,
+    commented_json,
+    error::Position,
+    json_text,
     node::Node,
-    position::{FileId, Position},
+    position::FileId,
     toml_text,
 };
 

@@ -24,6 +24,7 @@ mod document;
 mod error;
 mod format;
 mod include_pattern;
+mod invite;
 mod json_text;
 mod link;
 mod local_address;
@@ -63,6 +64,7 @@ pub use credential::CredentialKey;
 pub use error::{
     ConfigError, ConfigProblem, Fault, FieldPath, InvalidValue, PathSegment, Position, Warning,
 };
+pub use invite::{Invite, InviteError};
 pub use link::{ConnectTimeout, LinkConfig, LinkTlsConfig, LinksConfig, ResumeTimeout};
 pub use local_address::{
     LocalAddress, PortRange, RANGE_MAX, Target, UNIX_ADDRESS_MAX, UnixAddress,

@@ -25,6 +25,8 @@ pub enum ConnectError {
         /// The reason.
         fault: SocketFault,
     },
+    /// None of several targets accepts a connection: the error of each that was tried.
+    Targets(Vec<ConnectError>),
     /// There is no free file descriptor.
     OutOfFiles(OutOfFiles),
 }
@@ -206,16 +208,15 @@ impl ConnectError {
             ConnectError::Name { .. } => DiagnosisCode::ServiceNameFailed,
             ConnectError::Socket { fault, .. } => fault.code(),
             ConnectError::Addresses(attempts) => {
-                let any =
-                    |is: fn(&ConnectFault) -> bool| attempts.iter().any(|(_, fault)| is(fault));
-                if any(|fault| matches!(fault, ConnectFault::Refused)) {
-                    DiagnosisCode::ServiceRefused
-                } else if any(|fault| matches!(fault, ConnectFault::NoAnswer)) {
-                    DiagnosisCode::ServiceTimeout
-                } else {
-                    DiagnosisCode::ServiceUnreachable
-                }
+                most_telling(attempts.iter().map(|(_, fault)| match fault {
+                    ConnectFault::Refused => DiagnosisCode::ServiceRefused,
+                    ConnectFault::NoAnswer => DiagnosisCode::ServiceTimeout,
+                    ConnectFault::Bind { .. }
+                    | ConnectFault::OutOfFiles { .. }
+                    | ConnectFault::Other(_) => DiagnosisCode::ServiceUnreachable,
+                }))
             }
+            ConnectError::Targets(errors) => most_telling(errors.iter().map(ConnectError::code)),
         }
     }
 
@@ -238,9 +239,24 @@ impl ConnectError {
             DiagnosisCode::ServiceTimeout => "its host is down, or a firewall drops the packets",
             _ => "there is no route to it",
         };
-        let remedy = "start the service, or correct the port's `local_address`";
+        let remedy = match self {
+            ConnectError::Targets(_) => "start the service, or correct the port's `targets`",
+            _ => "start the service, or correct the port's `local_address`",
+        };
         Diagnosis::new(code, self.to_string(), cause, remedy)
     }
+}
+
+/// Returns the code that says most about a service.
+fn most_telling(codes: impl Iterator<Item = DiagnosisCode>) -> DiagnosisCode {
+    let rank = |code: &DiagnosisCode| match code {
+        DiagnosisCode::ServiceRefused => 0,
+        DiagnosisCode::ServiceTimeout => 1,
+        DiagnosisCode::ServiceNameFailed => 2,
+        _ => 3,
+    };
+    let first = codes.min_by_key(rank);
+    first.unwrap_or(DiagnosisCode::ServiceUnreachable)
 }
 
 impl fmt::Display for ConnectError {
@@ -263,6 +279,13 @@ impl fmt::Display for ConnectError {
             }
             ConnectError::Socket { socket, fault } => {
                 write!(formatter, "no connection to {socket} ({fault})")
+            }
+            ConnectError::Targets(errors) if errors.is_empty() => {
+                formatter.write_str("the port has no such address")
+            }
+            ConnectError::Targets(errors) => {
+                let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                formatter.write_str(&errors.join("; "))
             }
             ConnectError::OutOfFiles(out) => write!(formatter, "{out}; {}", out.remedy()),
         }
@@ -302,5 +325,30 @@ mod tests {
             DiagnosisCode::ServiceRefused
         );
         assert_eq!(of(&[NetworkUnreachable]), DiagnosisCode::ServiceUnreachable);
+    }
+
+    #[test]
+    fn the_error_of_several_targets_lists_all_and_has_the_most_telling_code() {
+        let refused = |port| {
+            let address = SocketAddr::from(([192, 0, 2, 1], port));
+            ConnectError::Addresses(vec![(address, ConnectFault::Refused)])
+        };
+        let missing = || ConnectError::Name {
+            host: "nas.lan".to_owned(),
+            source: NameError::TimedOut,
+        };
+        let error = ConnectError::Targets(vec![missing(), refused(80), refused(81)]);
+        assert_eq!(
+            error.to_string(),
+            "`nas.lan` was not resolved in time; check the DNS server; no connection to \
+             192.0.2.1:80 (refused); no connection to 192.0.2.1:81 (refused)"
+        );
+        assert_eq!(error.code(), DiagnosisCode::ServiceRefused);
+        assert!(error.diagnosis().remedy.contains("`targets`"));
+        let error = ConnectError::Targets(vec![missing()]);
+        assert_eq!(error.code(), DiagnosisCode::ServiceNameFailed);
+        let none = ConnectError::Targets(Vec::new());
+        assert_eq!(none.code(), DiagnosisCode::ServiceUnreachable);
+        assert_eq!(none.to_string(), "the port has no such address");
     }
 }

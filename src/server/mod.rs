@@ -9,6 +9,7 @@ mod quota;
 mod registrations;
 mod server_role;
 mod service;
+mod targets;
 mod tunnels;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -18,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 use self::server_role::ServerRole;
 #[cfg(test)]
 pub(crate) use self::tunnels::MAX_CANDIDATES;
-pub use self::{dial::connect_target, port::ServerPort, quota::QuotaLimits};
+pub use self::{
+    dial::connect_target, port::ServerPort, quota::QuotaLimits, targets::ServiceTargets,
+};
 use crate::{
     config::ServerConfig,
     metrics::RoleObserver,
@@ -83,6 +86,10 @@ pub async fn run(parameters: ServerParameters, cancel: CancellationToken, grace:
         observer,
     } = parameters;
     let drain = Drain::default();
+    let checks = drain.stop.child_token();
+    for port in ports.values() {
+        targets::start_health_checks(port, &drain.tasks, checks.clone());
+    }
     let role = ServerRole::new(instance, ports, connect_timeout, limits, bench, &drain);
     observer.observe(role.clone());
     let (draining, tunnels) = (role.draining(), role.tunnels());
@@ -92,7 +99,10 @@ pub async fn run(parameters: ServerParameters, cancel: CancellationToken, grace:
             Arc::new(role),
             &cancel,
             grace,
-            || draining.start(),
+            || {
+                draining.start();
+                checks.cancel();
+            },
             async move { tunnels.end().await },
         )
         .await;

@@ -2,7 +2,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use crate::{config::Target, tunnel::PortParameters};
+use super::targets::ServiceTargets;
+use crate::tunnel::PortParameters;
 use report_proto::{
     frame::{Frame, MAX_PORTS_PER_FRAME, Ports},
     id::Id,
@@ -13,8 +14,8 @@ use report_proto::{
 pub struct ServerPort {
     /// The parameters shared with the clients.
     pub port: PortParameters,
-    /// The address of the local service. A name is resolved for each stream.
-    pub service: Target,
+    /// The addresses of the local service. A name is resolved for each stream.
+    pub service: ServiceTargets,
     /// Whether the service receives the source of each connection, in a PROXY protocol version 2
     /// header before the first byte.
     pub proxy_protocol: bool,

@@ -237,7 +237,7 @@ impl RegisteredLink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tunnel::tests::plain_port;
+    use crate::{config::Target, tunnel::tests::plain_port};
     use report_proto::frame::{Code, RefusedPort};
 
     /// Returns two ports with the marks `a` and `b`.
@@ -248,7 +248,7 @@ mod tests {
             port.mark = mark.into();
             let offered = ServerPort {
                 port,
-                service: "localhost:1".parse().unwrap(),
+                service: "localhost:1".parse::<Target>().unwrap().into(),
                 proxy_protocol: false,
             };
             (Id([number; 16]), Arc::new(offered))

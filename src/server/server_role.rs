@@ -334,6 +334,7 @@ fn close(channel: u32, notice: &Notice) -> Frame {
 mod tests {
     use super::*;
     use crate::{
+        config::Target,
         link::{KeepAliveTiming, Link},
         supervisor::MoveRequests,
         tunnel::tests::plain_port,
@@ -346,7 +347,7 @@ mod tests {
         let id = port.keys.id;
         let offered = ServerPort {
             port,
-            service: "localhost:1".parse().unwrap(),
+            service: "localhost:1".parse::<Target>().unwrap().into(),
             proxy_protocol: false,
         };
         let role = ServerRole::new(

@@ -36,21 +36,22 @@ struct PortTotals {
 type TotalsByPort = BTreeMap<String, PortTotals>;
 
 /// The labels of a set of ports.
-struct PortLabels(BTreeSet<String>);
+pub(crate) struct PortLabels(BTreeSet<String>);
 
 impl PortLabels {
     /// Selects the first marks in alphabetical order.
-    fn new<'a>(ports: impl Iterator<Item = &'a PortParameters>) -> Self {
+    pub(crate) fn new<'a>(ports: impl Iterator<Item = &'a PortParameters>) -> Self {
         let marks: BTreeSet<String> = ports.map(|port| port.mark.to_string()).collect();
         PortLabels(marks.into_iter().take(LABELLED_PORTS).collect())
     }
 
+    /// Returns the label that the port has by itself or with ports of the same mark, if it has one.
+    pub(crate) fn separate(&self, port: &PortParameters) -> Option<&str> {
+        self.0.get(&*port.mark).map(String::as_str)
+    }
+
     fn of(&self, port: &PortParameters) -> String {
-        if self.0.contains(&*port.mark) {
-            port.mark.to_string()
-        } else {
-            OTHER_PORTS.to_owned()
-        }
+        self.separate(port).unwrap_or(OTHER_PORTS).to_owned()
     }
 }
 

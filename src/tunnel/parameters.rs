@@ -136,6 +136,17 @@ pub struct ProcessShared {
 }
 
 impl PortParameters {
+    /// Returns the name of one address of the port in logs: `mark+offset` in a range of ports,
+    /// otherwise the mark.
+    #[must_use]
+    pub fn numbered_mark(&self, offset: u16) -> String {
+        if self.range > 1 {
+            format!("{}+{offset}", self.mark)
+        } else {
+            self.mark.to_string()
+        }
+    }
+
     /// Returns the parameters of the multiplexer at this end.
     pub(super) fn mux(&self, side: TunnelSide) -> mux::Parameters {
         let (streams_max, flows_max) = match side {

@@ -9,6 +9,7 @@ mod bad_configuration;
 mod bad_peers;
 mod bench;
 mod black_hole;
+mod commands;
 mod configuration_files;
 mod connection_failures;
 #[cfg(feature = "store")]
@@ -28,6 +29,7 @@ mod master_confidentiality;
 mod name_resolution;
 #[cfg(feature = "store")]
 mod policies;
+mod port_ranges;
 mod prober;
 mod proxies;
 mod proxy_protocol;
@@ -42,6 +44,7 @@ mod store_daemons;
 mod support;
 mod survival;
 mod systemd;
+mod targets;
 mod traffic;
 #[cfg(target_os = "linux")]
 mod unix_sockets;

@@ -26,6 +26,11 @@ static TAKEN: Mutex<Option<Taken>> = Mutex::new(None);
 /// An address on 127.0.0.1 that is free now. While this process lives, no other caller in this or
 /// another test process gets it.
 pub(crate) fn free() -> SocketAddr {
+    free_range(1)
+}
+
+/// The first of this many such addresses with successive ports.
+pub(crate) fn free_range(count: u16) -> SocketAddr {
     super::watchdog::watch();
     let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
     let taken = taken.get_or_insert_with(|| Taken {
@@ -33,22 +38,25 @@ pub(crate) fn free() -> SocketAddr {
         reservations: Vec::new(),
     });
     for _ in 0..10_000 {
-        let port = fastrand::u16(RANGE);
-        if taken.numbers.contains(&port) {
+        let first = fastrand::u16(RANGE.start..=RANGE.end - count);
+        let ports = first..first + count;
+        if ports.clone().any(|port| taken.numbers.contains(&port)) {
             continue;
         }
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let Ok(reservation) = UdpSocket::bind((RESERVATION, port)) else {
+        let Some(reservations) = ports.clone().map(reserve).collect::<Option<Vec<_>>>() else {
             continue;
         };
-        if !is_free(address) {
-            continue;
-        }
-        taken.numbers.insert(port);
-        taken.reservations.push(reservation);
-        return address;
+        taken.numbers.extend(ports);
+        taken.reservations.extend(reservations);
+        return SocketAddr::from((Ipv4Addr::LOCALHOST, first));
     }
-    panic!("no free port in {RANGE:?}");
+    panic!("no {count} free ports in {RANGE:?}");
+}
+
+/// Reserves a port, if it is free.
+fn reserve(port: u16) -> Option<UdpSocket> {
+    let reservation = UdpSocket::bind((RESERVATION, port)).ok()?;
+    is_free(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).then_some(reservation)
 }
 
 /// Whether a listener could bind the address. The socket that shows it does not listen, so it keeps

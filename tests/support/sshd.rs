@@ -79,6 +79,23 @@ impl Sshd {
         )
     }
 
+    /// Runs a command there with this input, over the standard streams of a proxy command.
+    pub(crate) fn ssh_over(
+        &self,
+        proxy_command: &str,
+        remote: &str,
+        input: &[u8],
+    ) -> ProgramOutput {
+        let option = format!("ProxyCommand={proxy_command}");
+        programs::run_with(
+            self.command("ssh")
+                .arg("-o")
+                .arg(option)
+                .args(["home", remote]),
+            input,
+        )
+    }
+
     /// Copies a file to a path there.
     pub(crate) fn copy_to(
         &self,

@@ -23,7 +23,7 @@ mod refused_servers;
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering::Relaxed},
+    atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
 use bytes::Bytes;
@@ -58,8 +58,8 @@ pub(super) struct PortSupervisor {
     refusals: watch::Receiver<Option<AttachError>>,
     /// Wakes the driver after an event of another task.
     changed: Notify,
-    /// Whether the port has its listener.
-    listens: AtomicBool,
+    /// The number of addresses without a listener.
+    missing_listeners: AtomicUsize,
 }
 
 impl PortSupervisor {
@@ -82,20 +82,25 @@ impl PortSupervisor {
             ready: is_ready,
             refusals: last_refusal,
             changed: Notify::new(),
-            listens: AtomicBool::new(false),
+            missing_listeners: AtomicUsize::new(0),
         });
         tasks.spawn(driver::drive(Arc::clone(&port), stop.clone()));
         port
     }
 
-    /// Records that the port has its listener.
-    pub(super) fn on_listening(&self) {
-        self.listens.store(true, Relaxed);
+    /// Records that the port will listen at this many addresses.
+    pub(super) fn expect_listeners(&self, count: usize) {
+        self.missing_listeners.fetch_add(count, Relaxed);
     }
 
-    /// Returns whether the port has its listener.
-    pub(super) fn is_listening(&self) -> bool {
-        self.listens.load(Relaxed)
+    /// Records that an expected listener listens.
+    pub(super) fn on_listening(&self) {
+        self.missing_listeners.fetch_sub(1, Relaxed);
+    }
+
+    /// Returns at how many addresses the port does not listen yet.
+    pub(super) fn missing_listeners(&self) -> usize {
+        self.missing_listeners.load(Relaxed)
     }
 
     /// Returns the tunnels that have not ended.
@@ -129,9 +134,16 @@ impl PortSupervisor {
         self.executor().server_info(tunnel.id())
     }
 
-    /// Returns the stream details of a connection from `peer` to this socket: its addresses, if it
-    /// has some and the server of the tunnel requests them (PROTOCOL 9.11).
-    pub(super) fn details(&self, tunnel: &Tunnel, peer: LocalPeer, socket: &LocalStream) -> Bytes {
+    /// Returns the stream details of a connection from `peer` to this socket: the number of the
+    /// address in the range of the port, and the addresses of the connection, if it has some and the
+    /// server of the tunnel requests them (PROTOCOL 9.2, 9.11).
+    pub(super) fn details(
+        &self,
+        tunnel: &Tunnel,
+        offset: u16,
+        peer: LocalPeer,
+        socket: &LocalStream,
+    ) -> Bytes {
         let is_wanted = self
             .server_info(tunnel)
             .is_some_and(|server_info| server_info.addresses);
@@ -142,6 +154,7 @@ impl PortSupervisor {
         let origin = addresses.and_then(|(source, destination)| Origin::new(source, destination));
         let details = OpenDetails {
             origin,
+            offset,
             ..OpenDetails::default()
         };
         details.encode()

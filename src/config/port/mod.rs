@@ -203,10 +203,11 @@ impl PortConfig {
     /// Completes the paths and the mark, and checks the rules between fields.
     fn check(&mut self, path: &FieldPath, mode: Mode, checks: &mut RoleChecks<'_>) {
         if let Some(address) = &mut self.local_address {
-            address.start_at(checks.folder());
+            address.start_at(checks.folder(&path.field("local_address")));
         }
-        for target in &mut self.targets {
-            target.start_at(checks.folder());
+        let targets = path.field("targets");
+        for (index, target) in self.targets.iter_mut().enumerate() {
+            target.start_at(checks.folder(&targets.index(index)));
         }
         rules::check(self, path, mode, checks);
         if self.mark.is_empty() {

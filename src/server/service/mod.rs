@@ -14,7 +14,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, debug_span, error, info, warn};
 
 use super::{
-    dial::connect_target,
     draining::Draining,
     port::ServerPort,
     quota::{Quotas, StreamPermit},
@@ -204,15 +203,15 @@ pub(super) async fn serve(context: ServiceContext, tunnel: Tunnel) {
         let span = debug_span!("stream", number = stream.id());
         let wanted = WantedDetails::of(&context.port.port, context.port.proxy_protocol);
         match Purpose::read(&details, wanted) {
-            Ok(Purpose::Service(OpenDetails { origin, .. })) => {
-                let origin_missing = context.port.proxy_protocol && origin.is_none();
+            Ok(Purpose::Service(details)) => {
+                let origin_missing = context.port.proxy_protocol && details.origin.is_none();
                 if origin_missing && !std::mem::replace(&mut origin_warned, true) {
                     warn!(
                         "a connection has no source that the service could receive (it was made to a unix socket of the client)"
                     );
                 }
                 drop(context.streams.spawn(
-                    serve_stream(Arc::clone(&context), stream, origin, permit).instrument(span),
+                    serve_stream(Arc::clone(&context), stream, details, permit).instrument(span),
                 ));
             }
             Ok(Purpose::Measure(request)) => {
@@ -245,16 +244,16 @@ fn end(tunnel: &Tunnel, started: Instant, streams: u64) {
     info!(tunnel = %tunnel.id(), lived_s = started.elapsed().as_secs(), streams, reason = %why, "tunnel ended");
 }
 
-/// Serves a stream to the local service. `origin` is the source of the connection, if known.
+/// Serves a stream to the local service.
 async fn serve_stream(
     context: Arc<ServiceContext>,
     stream: TunnelStream,
-    origin: Option<Origin>,
+    details: OpenDetails,
     _permit: StreamPermit,
 ) {
     let port = &context.port.port;
     let socket = tokio::select! {
-        dialled = dial(&context, origin) => match dialled {
+        dialled = dial(&context, &details) => match dialled {
             Ok(socket) => socket,
             Err(error) => {
                 context.count_refusal(error.code().name());
@@ -298,13 +297,16 @@ async fn measure(
 /// the PROXY protocol header if the service asks for it.
 async fn dial(
     context: &ServiceContext,
-    origin: Option<Origin>,
+    details: &OpenDetails,
 ) -> Result<LocalStream, ServiceDialError> {
     let port = &context.port;
     let deadline = Instant::now() + context.connect_timeout;
-    let mut socket = connect_target(&port.service, context.connect_timeout).await?;
+    let connected = port
+        .service
+        .connect(details.offset, context.connect_timeout);
+    let mut socket = connected.await?;
     if port.proxy_protocol {
-        let header = proxy_header(origin.as_ref());
+        let header = proxy_header(details.origin.as_ref());
         let written = timeout_at(deadline, socket.write_all(&header)).await;
         written.map_err(|_| ServiceDialError::Timeout(context.connect_timeout))??;
     }

@@ -8,10 +8,10 @@ use tokio::{io::AsyncReadExt, net::TcpListener};
 
 use super::*;
 use crate::{
-    config::{HostPort, Target},
-    server::{QuotaLimits, server_role::ServerRole},
+    config::Target,
+    server::{QuotaLimits, ServiceTargets, server_role::ServerRole},
     supervisor::drain::Drain,
-    tunnel::{TunnelStreamError, tests::TunnelTestbed},
+    tunnel::{PortParameters, TunnelStreamError, tests::TunnelTestbed},
 };
 use report_proto::{compress::CompressMethod, crypto::EncryptMethod, id::Id};
 
@@ -29,6 +29,32 @@ impl ServiceTestbed {
     }
 
     async fn limited(proxy_protocol: bool, limits: QuotaLimits) -> ServiceTestbed {
+        let offer = |port: PortParameters, service: SocketAddr| ServerPort {
+            port,
+            service: service.to_string().parse::<Target>().unwrap().into(),
+            proxy_protocol,
+        };
+        ServiceTestbed::offering(offer, limits).await
+    }
+
+    /// Offers a range of two ports. The service has the second one.
+    async fn ranged() -> ServiceTestbed {
+        let offer = |port: PortParameters, service: SocketAddr| {
+            let last = service.port();
+            let range = format!("127.0.0.1:{}-{last}", last - 1);
+            ServerPort {
+                port: PortParameters { range: 2, ..port },
+                service: ServiceTargets::at(&range.parse().unwrap()),
+                proxy_protocol: false,
+            }
+        };
+        ServiceTestbed::offering(offer, QuotaLimits::default()).await
+    }
+
+    async fn offering(
+        offer: impl FnOnce(PortParameters, SocketAddr) -> ServerPort,
+        limits: QuotaLimits,
+    ) -> ServiceTestbed {
         let bed = TunnelTestbed::new();
         let (client, server) = bed
             .tunnels(EncryptMethod::Plain, CompressMethod::Null)
@@ -44,15 +70,7 @@ impl ServiceTestbed {
             true,
             &drain,
         );
-        let port = server.port().clone();
-        let port = ServerPort {
-            port,
-            service: Target::Tcp(HostPort {
-                host: address.ip().to_string(),
-                port: address.port(),
-            }),
-            proxy_protocol,
-        };
+        let port = offer(server.port().clone(), address);
         let context = ServiceContext {
             port: Arc::new(port),
             connect_timeout: Duration::from_secs(5),
@@ -122,6 +140,25 @@ async fn streams_beyond_the_limit_are_reset_until_others_have_ended() {
             accepted = testbed.listener.accept() => break drop(accepted),
             error = stream.failed() => assert_eq!(error.reset_code(), Some(ResetCode::Limit), "{error}"),
         }
+    }
+    testbed.end().await;
+}
+
+#[tokio::test]
+async fn the_offset_of_a_stream_selects_the_port_of_the_service() {
+    let testbed = ServiceTestbed::ranged().await;
+    let _stream = testbed.open(br#"{"offset": 1}"#);
+    assert_eq!(testbed.received().await, b"hello");
+    for (details, code) in [
+        (r#"{"offset": 2}"#, ResetCode::Refused),
+        (r#"{"offset": 65535}"#, ResetCode::Refused),
+        (r#"{"offset": 65536}"#, ResetCode::Protocol),
+        (r#"{"offset": -1}"#, ResetCode::Protocol),
+        (r#"{"offset": "1"}"#, ResetCode::Protocol),
+        ("[1]", ResetCode::Protocol),
+    ] {
+        let error = testbed.open(details.as_bytes()).failed().await;
+        assert_eq!(error.reset_code(), Some(code), "{details}: {error}");
     }
     testbed.end().await;
 }

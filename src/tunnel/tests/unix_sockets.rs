@@ -102,7 +102,8 @@ async fn a_unix_service_that_closes_with_unread_data_resets_the_stream() {
     application.write_all(b"a request").await.unwrap();
     service.readable().await.unwrap();
     drop(service);
-    let read = tokio::time::timeout(DEADLINE, application.read(&mut [0]));
+    let mut byte = [0];
+    let read = tokio::time::timeout(DEADLINE, application.read(&mut byte));
     let error = read.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     bed.end().await;
@@ -120,7 +121,8 @@ async fn a_reset_of_the_peer_ends_a_unix_socket_in_both_directions() {
     application.write_all(b"a request").await.unwrap();
     assert_eq!(accepted.read().await.unwrap().unwrap(), "a request");
     accepted.reset(ResetCode::Refused);
-    let read = tokio::time::timeout(DEADLINE, application.read(&mut [0]));
+    let mut byte = [0];
+    let read = tokio::time::timeout(DEADLINE, application.read(&mut byte));
     // There is no reset without unread data.
     assert_eq!(read.await.unwrap().unwrap(), 0);
     let error = application.write_all(b"more").await.unwrap_err();
