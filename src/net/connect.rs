@@ -28,12 +28,27 @@ pub const STAGGER: Duration = Duration::from_millis(250);
 /// Dropping the future closes the connections made so far.
 pub async fn connect(host: &str, port: u16, limit: Duration) -> Result<TcpStream, ConnectError> {
     let deadline = Instant::now() + limit;
+    connect_to(look_up(host, port, deadline).await?, deadline).await
+}
+
+/// Returns the addresses of a host, at least one, in the order of the resolver.
+///
+/// # Errors
+/// If the name does not resolve before the deadline.
+///
+/// # Cancel safety
+/// Nothing is lost when the future is dropped.
+pub(crate) async fn look_up(
+    host: &str,
+    port: u16,
+    deadline: Instant,
+) -> Result<Vec<SocketAddr>, ConnectError> {
     // A look-up needs descriptors too.
     file_limit::check_available().map_err(ConnectError::OutOfFiles)?;
     let found = timeout_at(deadline, resolve(host, port))
         .await
         .unwrap_or(Err(NameError::TimedOut));
-    let addresses = found.map_err(|source| {
+    found.map_err(|source| {
         let out = match &source {
             NameError::OutOfFiles { out, .. } => Some(*out),
             _ => OutOfFiles::now(),
@@ -43,14 +58,17 @@ pub async fn connect(host: &str, port: u16, limit: Duration) -> Result<TcpStream
             ConnectError::Name { host, source },
             ConnectError::OutOfFiles,
         )
-    })?;
-    // Not shuffled, unlike the addresses of a master: the first address of a service is often its
-    // primary.
-    connect_to(alternate(addresses), deadline).await
+    })
 }
 
-/// Connects to one of the addresses before the deadline.
-async fn connect_to(
+/// Connects to one of the addresses before the deadline. Alternates the families.
+///
+/// # Errors
+/// If there is no connection; the error names each address that was tried.
+///
+/// # Cancel safety
+/// Dropping the future closes the connections made so far.
+pub(crate) async fn connect_to(
     addresses: Vec<SocketAddr>,
     deadline: Instant,
 ) -> Result<TcpStream, ConnectError> {
@@ -66,7 +84,10 @@ async fn connect_to(
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     };
-    race(addresses, STAGGER, attempt).await.map_err(|attempts| {
+    // Not shuffled, unlike the addresses of a master: the first address of a service is often its
+    // primary.
+    let raced = race(alternate(addresses), STAGGER, attempt).await;
+    raced.map_err(|attempts| {
         let out = attempts.iter().find_map(|(_, fault)| fault.out_of_files());
         out.map_or(ConnectError::Addresses(attempts), ConnectError::OutOfFiles)
     })
