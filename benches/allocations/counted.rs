@@ -284,6 +284,7 @@ async fn start_client(
         let ports = vec![ClientPort {
             port,
             local_address: host_port(SocketAddr::from(([127, 0, 0, 1], 0))).into(),
+            socks_user: None,
         }];
         let config = ClientConfig::new(LinkConfig::new(master.to_string().parse()?), Vec::new());
         let client = Client::bind(ClientParameters {

@@ -24,7 +24,7 @@ use crate::{
         tls::TlsError,
     },
     random,
-    server::{self, QuotaLimits, ServerParameters, ServerPort, ServiceTargets},
+    server::{self, AllowList, QuotaLimits, ServerParameters, ServerPort, Service, ServiceTargets},
     supervisor::{DialStrategy, MoveRequests, Uplink},
     tunnel::{MemoryBudget, PortParameters, ProcessShared, ServiceProtocol, WindowSize},
 };
@@ -180,15 +180,20 @@ fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
     Ok(parameters)
 }
 
-/// Returns the addresses of the service of a server's port.
-fn service(port: &PortConfig) -> anyhow::Result<ServiceTargets> {
+/// Returns where the streams of a server's port go.
+fn service(port: &PortConfig) -> anyhow::Result<Service> {
     match (port.destinations(), port.protocol) {
-        (Destinations::Address(address), ServiceProtocol::Tcp) => Ok(ServiceTargets::at(address)),
-        (Destinations::Targets(targets), ServiceProtocol::Tcp) => Ok(ServiceTargets::any_of(
-            targets.to_vec(),
-            port.target_choice,
-            port.health_check.clone(),
-        )),
+        (Destinations::Address(address), ServiceProtocol::Tcp) => {
+            Ok(ServiceTargets::at(address).into())
+        }
+        (Destinations::Targets(targets), ServiceProtocol::Tcp) => {
+            let choice = port.target_choice;
+            let health_check = port.health_check.clone();
+            Ok(ServiceTargets::any_of(targets.to_vec(), choice, health_check).into())
+        }
+        (Destinations::Allowed(rules), _) => {
+            Ok(Service::Destinations(AllowList::new(rules.to_vec())))
+        }
         _ => Err(unsupported(port)),
     }
 }
@@ -196,7 +201,7 @@ fn service(port: &PortConfig) -> anyhow::Result<ServiceTargets> {
 /// Returns where a client's port listens.
 fn listen_address(port: &PortConfig) -> anyhow::Result<LocalAddress> {
     match (&port.local_address, port.protocol) {
-        (Some(address), ServiceProtocol::Tcp) => Ok(address.clone()),
+        (Some(address), ServiceProtocol::Tcp | ServiceProtocol::Socks5) => Ok(address.clone()),
         _ => Err(unsupported(port)),
     }
 }
@@ -251,6 +256,7 @@ async fn client(config: &ClientConfig) -> anyhow::Result<Client> {
                 socket_mode: port.socket_mode,
                 socket_owner: port.socket_owner.clone(),
             },
+            socks_user: port.socks_user.clone(),
         })
     };
     let ports = config.enabled_ports().map(client_port);

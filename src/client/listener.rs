@@ -12,6 +12,7 @@ use super::{
     hold_queue::{HoldQueue, QueuePlace, QueueTurn, wait_abandoned},
     orphans::Orphans,
     port::PortSupervisor,
+    socks::{self, SocksProxy},
 };
 use crate::{
     net::{
@@ -37,6 +38,8 @@ pub(super) struct ListenerContext {
     pub port: Arc<PortSupervisor>,
     /// The number of the address in the range of the port.
     pub offset: u16,
+    /// The proxy of a port whose applications name their destinations.
+    pub proxy: Option<Arc<SocksProxy>>,
     pub hold_timeout: Duration,
     /// The order of the connections that wait for the tunnel.
     pub queue: HoldQueue,
@@ -69,12 +72,15 @@ pub(super) async fn listen(
                 let is_held = context.port.tunnel().now_or_never().is_none();
                 // Join in the order of acceptance, before the task runs.
                 let (accepted, place) = (Instant::now(), context.queue.join());
-                let incoming = IncomingConnection {
-                    socket,
-                    peer,
+                let waiting = WaitingConnection {
                     accepted,
                     is_held,
                     place,
+                };
+                let incoming = IncomingConnection {
+                    socket,
+                    peer,
+                    waiting,
                 };
                 let serving = serve_connection(context.clone(), incoming);
                 context
@@ -103,17 +109,23 @@ async fn accept(listener: &LocalListener) -> io::Result<(LocalStream, LocalPeer)
 }
 
 /// A connection that was accepted.
-struct IncomingConnection {
-    socket: LocalStream,
-    peer: LocalPeer,
-    accepted: Instant,
-    /// No tunnel was attached when it was accepted.
-    is_held: bool,
-    place: QueuePlace,
+pub(super) struct IncomingConnection {
+    pub socket: LocalStream,
+    pub peer: LocalPeer,
+    pub waiting: WaitingConnection,
+}
+
+/// How a connection waits for the tunnel.
+pub(super) struct WaitingConnection {
+    /// Since when it waits.
+    pub accepted: Instant,
+    /// No tunnel was attached at that time.
+    pub is_held: bool,
+    pub place: QueuePlace,
 }
 
 /// Why a connection does not enter the tunnel.
-enum HoldError {
+pub(super) enum HoldError {
     /// No tunnel was attached in time.
     HeldTooLong,
     /// The application has closed the connection.
@@ -122,17 +134,16 @@ enum HoldError {
 
 /// Holds a connection until its turn has come and a tunnel is attached. The next connection waits
 /// until the returned turn is dropped.
-async fn hold(
+pub(super) async fn hold(
     context: &ListenerContext,
-    incoming: IncomingConnection,
-) -> Result<(LocalStream, Tunnel, QueueTurn), HoldError> {
-    let IncomingConnection {
-        socket,
+    socket: &LocalStream,
+    waiting: WaitingConnection,
+) -> Result<(Tunnel, QueueTurn), HoldError> {
+    let WaitingConnection {
         accepted,
         mut is_held,
         place,
-        ..
-    } = incoming;
+    } = waiting;
     let entered = async {
         // No timeout here: the connections ahead have earlier deadlines.
         let turn = place.turn().await;
@@ -154,37 +165,40 @@ async fn hold(
             if !std::mem::take(&mut is_held) {
                 return Ok((tunnel, turn));
             }
-            if context.orphans.has_peer_of(&socket, accepted).await {
+            if context.orphans.has_peer_of(socket, accepted).await {
                 return Err(HoldError::GivenUp);
             }
             // The tunnel may have been lost during the check, so look again.
         }
     };
-    let (tunnel, turn) = tokio::select! {
+    tokio::select! {
         biased;
-        entered = entered => entered?,
-        () = wait_abandoned(&socket, &context.orphans, accepted) => return Err(HoldError::GivenUp),
-    };
-    Ok((socket, tunnel, turn))
+        entered = entered => entered,
+        () = wait_abandoned(socket, &context.orphans, accepted) => Err(HoldError::GivenUp),
+    }
 }
 
 async fn serve_connection(context: ListenerContext, incoming: IncomingConnection) {
-    let (peer, parameters) = (incoming.peer, &context.port.parameters);
     // Until a splice has ended gracefully, closing this socket must not look like an end of file.
     incoming.socket.reset_on_close();
+    if let Some(proxy) = &context.proxy {
+        return socks::serve(&context, proxy, incoming).await;
+    }
+    let IncomingConnection {
+        socket,
+        peer,
+        waiting,
+    } = incoming;
     let entered = tokio::select! {
-        entered = hold(&context, incoming) => entered,
+        entered = hold(&context, &socket, waiting) => entered,
         () = context.stop.cancelled() => return,
     };
-    let (socket, mut tunnel, turn) = match entered {
+    let (mut tunnel, turn) = match entered {
         Ok(entered) => entered,
-        Err(HoldError::GivenUp) => {
-            let refusals = &parameters.process_shared.refusals;
-            refusals.count("connection", "abandoned");
-            return info!(%peer, "connection dropped: the application closed it while it waited for a tunnel");
-        }
+        Err(HoldError::GivenUp) => return report_given_up(&context, peer),
         Err(HoldError::HeldTooLong) => return report_held_too_long(&context, peer),
     };
+    let compress = context.port.parameters.compress;
     let mut turn = Some(turn);
     let mut connection = ReclaimedConnection {
         socket,
@@ -198,7 +212,7 @@ async fn serve_connection(context: ListenerContext, incoming: IncomingConnection
         // The stream is open, so the order is kept: let the next connection enter.
         turn.take();
         let spliced = tokio::select! {
-            spliced = splice_or_reclaim(connection, stream, parameters.compress) => spliced,
+            spliced = splice_or_reclaim(connection, stream, compress) => spliced,
             () = context.stop.cancelled() => return debug!("connection cut: the client is shutting down"),
         };
         connection = match spliced {
@@ -223,7 +237,7 @@ async fn serve_connection(context: ListenerContext, incoming: IncomingConnection
 
 /// Waits for the tunnel that carries a reclaimed connection. Returns `None` if no tunnel was
 /// attached in time or the client is shutting down.
-async fn next_tunnel(context: &ListenerContext, peer: LocalPeer) -> Option<Tunnel> {
+pub(super) async fn next_tunnel(context: &ListenerContext, peer: LocalPeer) -> Option<Tunnel> {
     let next = tokio::select! {
         next = tokio::time::timeout(context.hold_timeout, context.port.tunnel()) => next,
         () = context.stop.cancelled() => return None,
@@ -245,7 +259,15 @@ fn is_refusal(error: &SpliceError) -> bool {
     )
 }
 
-fn report_held_too_long(context: &ListenerContext, peer: LocalPeer) {
+/// Reports a connection that its application closed while it waited.
+pub(super) fn report_given_up(context: &ListenerContext, peer: LocalPeer) {
+    let refusals = &context.port.parameters.process_shared.refusals;
+    refusals.count("connection", "abandoned");
+    info!(%peer, "connection dropped: the application closed it while it waited for a tunnel");
+}
+
+/// Reports a connection for which no tunnel was attached in time.
+pub(super) fn report_held_too_long(context: &ListenerContext, peer: LocalPeer) {
     let refusals = &context.port.parameters.process_shared.refusals;
     refusals.count("connection", "no_tunnel");
     warn!(
@@ -255,7 +277,8 @@ fn report_held_too_long(context: &ListenerContext, peer: LocalPeer) {
     );
 }
 
-fn log_end(spliced: &Spliced) {
+/// Logs how a connection ended.
+pub(super) fn log_end(spliced: &Spliced) {
     let Spliced {
         sent_bytes: sent,
         received_bytes: received,

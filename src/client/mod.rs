@@ -14,6 +14,7 @@ mod metrics;
 mod orphans;
 pub mod pipe;
 mod port;
+mod socks;
 #[cfg(test)]
 mod tests;
 
@@ -25,14 +26,14 @@ use tracing::warn;
 pub use self::bind::PortAddress;
 use self::{
     client_role::ClientRole, hold_queue::HoldQueue, metrics::RunningClient, orphans::Orphans,
-    port::PortSupervisor,
+    port::PortSupervisor, socks::SocksProxy,
 };
 use crate::{
-    config::ClientConfig,
+    config::{ClientConfig, SocksUser},
     metrics::RoleObserver,
     net::local_listener::LocalListener,
     supervisor::{LinkSet, Uplink, drain::Drain},
-    tunnel::PortParameters,
+    tunnel::{PortParameters, ServiceProtocol},
 };
 
 /// A port at which the client listens.
@@ -42,6 +43,8 @@ pub struct ClientPort {
     pub port: PortParameters,
     /// The listen address, or the range of ports to listen at.
     pub local_address: PortAddress,
+    /// The user that applications must authenticate as at a proxy; `None` serves all.
+    pub socks_user: Option<SocksUser>,
 }
 
 /// The parameters of a client.
@@ -97,9 +100,16 @@ fn other_addresses(others: &usize) -> String {
 /// A client that listens for at least one of its ports.
 pub struct Client {
     link_set: LinkSet,
-    ports: Vec<(PortParameters, Vec<PortListener>)>,
+    ports: Vec<BoundPort>,
     hold_timeout: Duration,
     observer: RoleObserver,
+}
+
+/// A port with its listeners.
+struct BoundPort {
+    port: PortParameters,
+    proxy: Option<Arc<SocksProxy>>,
+    listeners: Vec<PortListener>,
 }
 
 /// The listener of one address of a port.
@@ -184,13 +194,19 @@ impl Client {
         for ClientPort {
             port,
             local_address,
+            socks_user,
         } in parameters.ports
         {
             let (listeners, error) = PortListener::bind(&port.mark, all.of(&local_address)).await;
-            ports.push((port, listeners));
+            let is_proxy = port.protocol == ServiceProtocol::Socks5;
+            ports.push(BoundPort {
+                port,
+                proxy: is_proxy.then(|| Arc::new(SocksProxy::new(socks_user.as_ref()))),
+                listeners,
+            });
             failed.extend(error);
         }
-        let mut all_listeners = ports.iter().flat_map(|(_, listeners)| listeners);
+        let mut all_listeners = ports.iter().flat_map(|port| &port.listeners);
         if all_listeners.all(|listener| listener.bound().is_none())
             && let Some(error) = failed.pop()
         {
@@ -211,7 +227,7 @@ impl Client {
     /// the ports in a range.
     #[must_use]
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
-        let listeners = self.ports.iter().flat_map(|(_, listeners)| listeners);
+        let listeners = self.ports.iter().flat_map(|port| &port.listeners);
         let bound = listeners.filter_map(PortListener::bound);
         bound.filter_map(LocalListener::local_addr).collect()
     }
@@ -268,7 +284,7 @@ impl Client {
 /// the server's request. The listeners accept connections until `cancel` is cancelled. Returns the
 /// supervisors.
 fn start_ports(
-    ports: Vec<(PortParameters, Vec<PortListener>)>,
+    ports: Vec<BoundPort>,
     max_lanes: usize,
     hold_timeout: Duration,
     drain: &Drain,
@@ -276,7 +292,12 @@ fn start_ports(
 ) -> Vec<Arc<PortSupervisor>> {
     let (mut supervisors, orphans, descriptor_log) =
         (Vec::new(), Arc::new(Orphans::default()), Arc::default());
-    for (port, listeners) in ports {
+    for BoundPort {
+        port,
+        proxy,
+        listeners,
+    } in ports
+    {
         let port = PortSupervisor::new(port, max_lanes, &drain.tasks, &drain.stop);
         supervisors.push(Arc::clone(&port));
         port.expect_listeners(listeners.len());
@@ -284,6 +305,7 @@ fn start_ports(
         let context = listener::ListenerContext {
             port,
             offset: 0,
+            proxy,
             hold_timeout,
             descriptor_log: Arc::clone(&descriptor_log),
             queue: HoldQueue::default(),

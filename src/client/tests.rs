@@ -59,6 +59,7 @@ async fn client(address: SocketAddr, hold_timeout: Duration) -> (Client, Arc<str
             port: 0,
         }
         .into(),
+        socks_user: None,
     }];
     (
         Client::bind(ClientParameters {

@@ -339,6 +339,8 @@ diagnosis_codes! {
         ServiceTimeout = "service_timeout",
         /// There is no connection to the service for another reason.
         ServiceUnreachable = "service_unreachable",
+        /// The rules of the server do not allow the destination.
+        DestinationDenied = "destination_denied",
         /// The service closed the stream at once.
         ServiceClosed = "service_closed",
         /// The stream to the service was lost.

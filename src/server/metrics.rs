@@ -6,7 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{port::ServerPort, server_role::ServerRole};
+use super::{
+    port::{ServerPort, Service},
+    server_role::ServerRole,
+};
 use crate::{
     metrics::{MetricFamilies, RunningRole, Sample},
     tunnel::{self, metrics::PortLabels},
@@ -55,7 +58,10 @@ fn describe_targets(
         let Some(label) = labels.separate(&port.port) else {
             continue;
         };
-        for report in port.service.reports() {
+        let Service::Targets(service) = &port.service else {
+            continue;
+        };
+        for report in service.reports() {
             let key = (label.to_owned(), report.target);
             let (is_healthy, failures) = targets.entry(key).or_insert((true, 0));
             *is_healthy &= report.is_healthy;

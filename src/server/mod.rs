@@ -1,6 +1,8 @@
 //! The server role: keeps links to the masters, registers its ports, answers the clients that
 //! attach, and connects each of their streams to the local service.
 
+mod allow_list;
+mod destination;
 mod dial;
 mod draining;
 mod metrics;
@@ -9,6 +11,7 @@ mod quota;
 mod registrations;
 mod server_role;
 mod service;
+mod special_block;
 mod targets;
 mod tunnels;
 
@@ -20,7 +23,11 @@ use self::server_role::ServerRole;
 #[cfg(test)]
 pub(crate) use self::tunnels::MAX_CANDIDATES;
 pub use self::{
-    dial::connect_target, port::ServerPort, quota::QuotaLimits, targets::ServiceTargets,
+    allow_list::AllowList,
+    dial::connect_target,
+    port::{ServerPort, Service},
+    quota::QuotaLimits,
+    targets::ServiceTargets,
 };
 use crate::{
     config::ServerConfig,

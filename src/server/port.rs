@@ -2,8 +2,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::targets::ServiceTargets;
-use crate::tunnel::PortParameters;
+use super::{allow_list::AllowList, targets::ServiceTargets};
+use crate::{config::Target, tunnel::PortParameters};
 use report_proto::{
     frame::{Frame, MAX_PORTS_PER_FRAME, Ports},
     id::Id,
@@ -14,11 +14,32 @@ use report_proto::{
 pub struct ServerPort {
     /// The parameters shared with the clients.
     pub port: PortParameters,
-    /// The addresses of the local service. A name is resolved for each stream.
-    pub service: ServiceTargets,
+    /// Where the streams of the port go.
+    pub service: Service,
     /// Whether the service receives the source of each connection, in a PROXY protocol version 2
     /// header before the first byte.
     pub proxy_protocol: bool,
+}
+
+/// Where the streams of a port go. A name is resolved for each stream.
+#[derive(Debug)]
+pub enum Service {
+    /// To the addresses of the local service.
+    Targets(ServiceTargets),
+    /// To the destinations that applications name, under these rules.
+    Destinations(AllowList),
+}
+
+impl From<ServiceTargets> for Service {
+    fn from(targets: ServiceTargets) -> Self {
+        Service::Targets(targets)
+    }
+}
+
+impl From<Target> for Service {
+    fn from(target: Target) -> Self {
+        Service::Targets(target.into())
+    }
 }
 
 /// Returns the frames that carry the ids of all ports.

@@ -27,7 +27,7 @@ pub struct OpenDetails {
 }
 
 /// A destination as an application named it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NamedTarget {
     /// A name or an IP address without brackets.
     pub host: String,

@@ -42,6 +42,7 @@
 //! | [`splice`], [`raw`] | joins a stream to a local socket, to bytes in memory |
 //! | `metrics` | the tunnels of a process in numbers |
 //! | [`reclaim`] | takes a connection back that the peer never saw |
+//! | [`confirmation`] | the first byte of a stream to a destination that an application named |
 //! | `local_socket`, [`origin`] | options of a local socket; the addresses of a connection in OPEN |
 //!
 //! # The path of a received DATA message
@@ -76,6 +77,7 @@ pub mod attach;
 mod attach_error;
 mod attachment;
 mod candidate;
+pub mod confirmation;
 mod core;
 mod datagram_counters;
 pub mod details;

@@ -37,6 +37,7 @@ mod quickstart;
 mod resources;
 mod roles;
 mod several_masters;
+mod socks;
 #[cfg(feature = "store")]
 mod store;
 mod store_daemons;

@@ -52,10 +52,14 @@ pub enum ResetCode {
     Protocol,
     /// The tunnel had no attachment for longer than the resume timeout.
     Expired,
+    /// The rules of the server do not allow the destination.
+    Denied,
+    /// The name of the destination does not resolve.
+    NotFound,
 }
 
 impl ResetCode {
-    const ALL: [ResetCode; 10] = [
+    const ALL: [ResetCode; 12] = [
         ResetCode::Cancelled,
         ResetCode::Refused,
         ResetCode::Unreachable,
@@ -66,6 +70,8 @@ impl ResetCode {
         ResetCode::Limit,
         ResetCode::Protocol,
         ResetCode::Expired,
+        ResetCode::Denied,
+        ResetCode::NotFound,
     ];
 
     pub(super) fn wire_code(self) -> u64 {
@@ -96,6 +102,28 @@ impl std::fmt::Display for ResetCode {
             ResetCode::Limit => "limit",
             ResetCode::Protocol => "protocol",
             ResetCode::Expired => "expired",
+            ResetCode::Denied => "denied",
+            ResetCode::NotFound => "not_found",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_have_the_numbers_of_the_protocol() {
+        for (code, number) in [
+            (ResetCode::Cancelled, 0),
+            (ResetCode::Expired, 9),
+            (ResetCode::Denied, 10),
+            (ResetCode::NotFound, 11),
+        ] {
+            assert_eq!(code.wire_code(), number);
+            assert_eq!(ResetCode::from_wire(number), code);
+        }
+        assert_eq!(ResetCode::from_wire(12), ResetCode::Cancelled);
+        assert_eq!(ResetCode::from_wire(u64::MAX), ResetCode::Cancelled);
     }
 }

@@ -14,8 +14,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, debug_span, error, info, warn};
 
 use super::{
+    destination::{DestinationError, DestinationFault, connect_named},
     draining::Draining,
-    port::ServerPort,
+    port::{ServerPort, Service},
     quota::{Quotas, StreamPermit},
     tunnels::Tunnels,
 };
@@ -28,6 +29,7 @@ use crate::{
     },
     tunnel::{
         ResetCode, Tunnel, TunnelStream,
+        confirmation::confirm,
         details::{OpenDetails, OpenDetailsError, WantedDetails},
         origin::Origin,
         splice::splice,
@@ -43,7 +45,7 @@ pub(super) struct ServiceContext {
     pub bench: Option<BenchResponder>,
     pub draining: Draining,
     pub quotas: Arc<Quotas>,
-    /// Logs connections that the quotas refuse, throttled.
+    /// Logs connections that the quotas or the rules for destinations refuse, throttled.
     pub refusals: Arc<ThrottledLog>,
     /// Ends a detached tunnel when that makes room.
     pub tunnels: Tunnels,
@@ -76,11 +78,13 @@ impl ServiceContext {
     }
 }
 
-/// Why the local service cannot be reached.
+/// Why the local service, or a destination, cannot be reached.
 #[derive(Debug, thiserror::Error)]
 enum ServiceDialError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Destination(#[from] DestinationError),
     #[error("it did not accept the PROXY protocol header within {0:?}")]
     Timeout(Duration),
     #[error(transparent)]
@@ -90,6 +94,9 @@ enum ServiceDialError {
 impl ServiceDialError {
     /// Returns the code with which the client's stream is reset.
     fn wire_code(&self) -> ResetCode {
+        if let ServiceDialError::Destination(error) = self {
+            return error.wire_code();
+        }
         if let ServiceDialError::Connect(ConnectError::Name {
             source: NameError::TimedOut,
             ..
@@ -109,6 +116,7 @@ impl ServiceDialError {
         match self {
             ServiceDialError::Timeout(_) => DiagnosisCode::ServiceTimeout,
             ServiceDialError::Connect(error) => error.code(),
+            ServiceDialError::Destination(error) => error.code(),
             ServiceDialError::Io(error) => match error.kind() {
                 io::ErrorKind::TimedOut => DiagnosisCode::ServiceTimeout,
                 io::ErrorKind::ConnectionRefused => DiagnosisCode::ServiceRefused,
@@ -118,10 +126,14 @@ impl ServiceDialError {
     }
 
     /// Logs the error. A lack of descriptors affects all streams and is not logged for each of
-    /// them.
+    /// them, nor are refusals by the rules, which an application can cause at will.
     fn log(&self, context: &ServiceContext) {
         match self {
-            ServiceDialError::Connect(ConnectError::OutOfFiles(out)) => {
+            ServiceDialError::Connect(ConnectError::OutOfFiles(out))
+            | ServiceDialError::Destination(DestinationError {
+                fault: DestinationFault::Connect(ConnectError::OutOfFiles(out)),
+                ..
+            }) => {
                 context.descriptor_log.log(|times| {
                     error!(
                         times,
@@ -131,8 +143,19 @@ impl ServiceDialError {
                     )
                 });
             }
+            ServiceDialError::Destination(error) => match error.fault {
+                DestinationFault::Denied(_) => context
+                    .refusals
+                    .log(|times| warn!(times, "destination refused: {error}")),
+                DestinationFault::Connect(_) => {
+                    info!(code = %error.code(), "cannot reach the destination: {error}");
+                }
+            },
             error => {
-                let service = &context.port.service;
+                let service = match &context.port.service {
+                    Service::Targets(targets) => targets.to_string(),
+                    Service::Destinations(_) => String::new(),
+                };
                 warn!(local_address = %service, code = %error.code(), "cannot reach the local service: {error}");
             }
         }
@@ -264,6 +287,15 @@ async fn serve_stream(
         error = stream.failed() => return debug!(%error, "stream failed before the local service answered"),
         () = context.stop.cancelled() => return stream.reset(ResetCode::Shutdown),
     };
+    if let Service::Destinations(_) = &context.port.service {
+        let confirmed = tokio::select! {
+            confirmed = confirm(&stream) => confirmed,
+            () = context.stop.cancelled() => return stream.reset(ResetCode::Shutdown),
+        };
+        if let Err(error) = confirmed {
+            return debug!(%error, "stream failed before its confirmation");
+        }
+    }
     tokio::select! {
         spliced = splice(socket, stream, port.compress) => {
             let error = spliced.error.map(|error| error.to_string());
@@ -293,22 +325,24 @@ async fn measure(
     }
 }
 
-/// Connects to the service, and resolves its name for each stream because it may have moved. Sends
-/// the PROXY protocol header if the service asks for it.
+/// Connects to the service, or to the destination that the application named. Resolves a name for
+/// each stream, because it may have moved. Sends the PROXY protocol header if the service asks for
+/// it.
 async fn dial(
     context: &ServiceContext,
     details: &OpenDetails,
 ) -> Result<LocalStream, ServiceDialError> {
-    let port = &context.port;
-    let deadline = Instant::now() + context.connect_timeout;
-    let connected = port
-        .service
-        .connect(details.offset, context.connect_timeout);
-    let mut socket = connected.await?;
+    let (port, limit) = (&context.port, context.connect_timeout);
+    let deadline = Instant::now() + limit;
+    let mut socket = match (&port.service, &details.target) {
+        (Service::Targets(targets), _) => targets.connect(details.offset, limit).await?,
+        (Service::Destinations(rules), Some(target)) => connect_named(rules, target, limit).await?,
+        (Service::Destinations(_), None) => return Err(DestinationError::unnamed().into()),
+    };
     if port.proxy_protocol {
         let header = proxy_header(details.origin.as_ref());
         let written = timeout_at(deadline, socket.write_all(&header)).await;
-        written.map_err(|_| ServiceDialError::Timeout(context.connect_timeout))??;
+        written.map_err(|_| ServiceDialError::Timeout(limit))??;
     }
     Ok(socket)
 }

@@ -9,9 +9,14 @@ use tokio::{io::AsyncReadExt, net::TcpListener};
 use super::*;
 use crate::{
     config::Target,
-    server::{QuotaLimits, ServiceTargets, server_role::ServerRole},
+    server::{AllowList, QuotaLimits, ServiceTargets, server_role::ServerRole},
     supervisor::drain::Drain,
-    tunnel::{PortParameters, TunnelStreamError, tests::TunnelTestbed},
+    tunnel::{
+        PortParameters, ServiceProtocol, TunnelStreamError,
+        confirmation::{ConfirmationError, confirmed},
+        details::NamedTarget,
+        tests::TunnelTestbed,
+    },
 };
 use report_proto::{compress::CompressMethod, crypto::EncryptMethod, id::Id};
 
@@ -44,7 +49,23 @@ impl ServiceTestbed {
             let range = format!("127.0.0.1:{}-{last}", last - 1);
             ServerPort {
                 port: PortParameters { range: 2, ..port },
-                service: ServiceTargets::at(&range.parse().unwrap()),
+                service: ServiceTargets::at(&range.parse().unwrap()).into(),
+                proxy_protocol: false,
+            }
+        };
+        ServiceTestbed::offering(offer, QuotaLimits::default()).await
+    }
+
+    /// Offers the host in `rule` to applications that name their destinations.
+    async fn of_destinations(rule: &str) -> ServiceTestbed {
+        let offer = |port: PortParameters, service: SocketAddr| {
+            let rule = format!("{rule}:{}", service.port()).parse().unwrap();
+            ServerPort {
+                port: PortParameters {
+                    protocol: ServiceProtocol::Socks5,
+                    ..port
+                },
+                service: Service::Destinations(AllowList::new(vec![rule])),
                 proxy_protocol: false,
             }
         };
@@ -261,6 +282,54 @@ async fn a_benchmark_stream_does_not_reach_a_service_that_asks_for_addresses() {
         16 + 5,
         "the first that the service sees"
     );
+    testbed.end().await;
+}
+
+/// Encodes the details of a stream to this destination.
+fn details_to(host: &str, port: u16) -> Bytes {
+    let details = OpenDetails {
+        target: Some(NamedTarget::new(host.to_owned(), port).unwrap()),
+        ..OpenDetails::default()
+    };
+    details.encode()
+}
+
+#[tokio::test]
+async fn an_allowed_destination_is_confirmed_before_its_data() {
+    let testbed = ServiceTestbed::of_destinations("127.0.0.1").await;
+    let port = testbed.listener.local_addr().unwrap().port();
+    let stream = testbed.open(&details_to("127.0.0.1", port));
+    let (mut socket, _) = testbed.listener.accept().await.unwrap();
+    assert_eq!(confirmed(&stream).await, Ok(Bytes::new()));
+    socket.write_all(b"banner").await.unwrap();
+    let banner = stream.read().await.unwrap();
+    assert_eq!(banner.as_deref(), Some(&b"banner"[..]));
+    let mut received = Vec::new();
+    socket.read_to_end(&mut received).await.unwrap();
+    assert_eq!(received, b"hello");
+    drop(stream);
+    testbed.end().await;
+}
+
+#[tokio::test]
+async fn a_destination_without_a_connection_is_a_reset_with_its_reason() {
+    let testbed = ServiceTestbed::of_destinations("127.0.0.1").await;
+    let port = testbed.listener.local_addr().unwrap().port();
+    for (details, code) in [
+        (details_to("127.0.0.1", 9), ResetCode::Denied),
+        (details_to("localhost.invalid", port), ResetCode::NotFound),
+        (details_to("127.1", port), ResetCode::Denied),
+        (Bytes::new(), ResetCode::Protocol),
+        (Bytes::from_static(b"{\"target\": 1}"), ResetCode::Protocol),
+    ] {
+        let outcome = confirmed(&testbed.open(&details)).await;
+        let Err(ConfirmationError::Stream(error)) = outcome else {
+            panic!("{details:?}: {outcome:?}");
+        };
+        assert_eq!(error.reset_code(), Some(code), "{details:?}");
+    }
+    let accepted = tokio::time::timeout(Duration::ZERO, testbed.listener.accept()).await;
+    assert!(accepted.is_err(), "no connection reached the service");
     testbed.end().await;
 }
 

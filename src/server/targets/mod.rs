@@ -19,7 +19,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, info_span};
 
 use self::pool::TargetPool;
-use super::{dial::connect_target, port::ServerPort};
+use super::{
+    dial::connect_target,
+    port::{ServerPort, Service},
+};
 use crate::{
     config::{HealthCheck, LocalAddress, Target, TargetChoice},
     net::{connect::ConnectError, local_stream::LocalStream},
@@ -131,19 +134,24 @@ pub(super) fn start_health_checks(
     tasks: &TaskTracker,
     until: CancellationToken,
 ) {
-    let Addresses::Pool(pool) = &port.service.0 else {
-        return;
-    };
-    if !pool.has_health_check() {
+    if !pool_of(port).is_some_and(TargetPool::has_health_check) {
         return;
     }
     let port = Arc::clone(port);
     let span = info_span!(parent: None, "health", port = %port.port.mark);
     let checks = async move {
-        if let Addresses::Pool(pool) = &port.service.0 {
+        if let Some(pool) = pool_of(&port) {
             let checks = pool.check_health(port.proxy_protocol);
             until.run_until_cancelled(checks).await;
         }
     };
     tasks.spawn(checks.instrument(span));
+}
+
+/// Returns the targets of a port that has several.
+fn pool_of(port: &ServerPort) -> Option<&TargetPool> {
+    match &port.service {
+        Service::Targets(ServiceTargets(Addresses::Pool(pool))) => Some(pool),
+        Service::Targets(_) | Service::Destinations(_) => None,
+    }
 }

@@ -126,10 +126,18 @@ async fn the_number_of_a_stream_selects_the_port_of_a_range() {
     assert!(service.reports().is_empty());
 }
 
+/// Returns the targets of a port.
+fn targets_of(port: &ServerPort) -> &ServiceTargets {
+    match &port.service {
+        Service::Targets(targets) => targets,
+        Service::Destinations(_) => panic!("a port with targets"),
+    }
+}
+
 /// Waits until the first target of the port has this health.
 async fn wait_for_health(port: &ServerPort, is_healthy: bool) {
     let changed = async {
-        while port.service.reports()[0].is_healthy != is_healthy {
+        while targets_of(port).reports()[0].is_healthy != is_healthy {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -145,21 +153,21 @@ async fn checks_notice_a_target_that_is_down_and_one_that_is_up_again_until_they
     let targets = vec![target(down), target(up)];
     let port = Arc::new(ServerPort {
         port: plain_port(),
-        service: ServiceTargets::any_of(targets, TargetChoice::Ordered, Some(check)),
+        service: ServiceTargets::any_of(targets, TargetChoice::Ordered, Some(check)).into(),
         proxy_protocol: false,
     });
     let (tasks, until) = (TaskTracker::new(), CancellationToken::new());
     start_health_checks(&port, &tasks, until.clone());
     wait_for_health(&port, false).await;
-    assert_eq!(reached(&port.service, 0).await.unwrap(), up);
+    assert_eq!(reached(targets_of(&port), 0).await.unwrap(), up);
     assert_eq!(
-        port.service.reports()[0].failures,
+        targets_of(&port).reports()[0].failures,
         0,
         "no connection tried it"
     );
     let _again = socket.listen(BACKLOG).unwrap();
     wait_for_health(&port, true).await;
-    assert_eq!(reached(&port.service, 0).await.unwrap(), down);
+    assert_eq!(reached(targets_of(&port), 0).await.unwrap(), down);
     until.cancel();
     tasks.close();
     tokio::time::timeout(LIMIT, tasks.wait()).await.unwrap();
@@ -175,7 +183,7 @@ async fn ports_without_a_health_check_start_no_task() {
     ] {
         let port = Arc::new(ServerPort {
             port: plain_port(),
-            service,
+            service: service.into(),
             proxy_protocol: false,
         });
         let tasks = TaskTracker::new();

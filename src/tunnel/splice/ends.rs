@@ -52,6 +52,8 @@ pub(in crate::tunnel) struct SpliceEnds {
     pub(super) socket: Arc<LocalStream>,
     /// Data that goes to the stream before anything that is read from the socket.
     prefix: Mutex<Bytes>,
+    /// Data that was read from the stream before the splice started.
+    received: Mutex<Bytes>,
     pub(in crate::tunnel) stream: TunnelStream,
     pub(in crate::tunnel) method: CompressMethod,
     /// Number of directions that ended gracefully.
@@ -87,12 +89,19 @@ impl SpliceEnds {
         SpliceEnds {
             socket,
             prefix,
+            received: Mutex::default(),
             stream,
             method,
             graceful_ends: AtomicU8::new(0),
             write_shut_down: AtomicBool::new(false),
             socket_failed: AtomicBool::new(false),
         }
+    }
+
+    /// Sets the data that was read from the stream before, for which the peer has no new credit yet.
+    pub(super) fn after(mut self, received: Bytes) -> Self {
+        self.received = Mutex::new(received);
+        self
     }
 
     pub(super) fn is_graceful(&self) -> bool {
@@ -112,6 +121,12 @@ impl SpliceEnds {
 
     pub(in crate::tunnel) fn prefix(&self) -> MutexGuard<'_, Bytes> {
         self.prefix.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the data that was read from the stream before the splice started.
+    pub(super) fn take_received(&self) -> Bytes {
+        let mut received = self.received.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *received)
     }
 
     /// Records that an error of the socket was reported.

@@ -56,6 +56,29 @@ pub async fn splice(
     .await
 }
 
+/// Data that was read before a splice starts.
+#[derive(Debug, Default)]
+pub struct EarlyData {
+    /// Data of the socket.
+    pub from_socket: Bytes,
+    /// Data of the stream, for which the peer has no new credit yet.
+    pub from_stream: Bytes,
+}
+
+/// Joins `stream` and `socket` as [`splice`] does, after data was read from them.
+///
+/// # Cancel safety
+/// Dropping the future resets both.
+pub async fn splice_after(
+    early: EarlyData,
+    socket: LocalStream,
+    stream: TunnelStream,
+    method: CompressMethod,
+) -> Spliced {
+    let ends = SpliceEnds::new(Arc::new(socket), early.from_socket, stream, method);
+    join(&Arc::new(ends.after(early.from_stream))).await
+}
+
 /// Joins the two sides of a splice.
 pub(super) async fn join(ends: &Arc<SpliceEnds>) -> Spliced {
     local_socket::prepare(&ends.socket, ends.stream.tcp_keepalive());

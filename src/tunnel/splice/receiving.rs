@@ -109,6 +109,10 @@ impl SpliceEnds {
     /// Returns the next piece from the tunnel. Fails if the local connection is reset in the
     /// meantime: no task reads from the socket after an end of file.
     async fn piece(&self) -> Result<Option<Bytes>, SpliceError> {
+        let received = self.take_received();
+        if !received.is_empty() {
+            return Ok(Some(received));
+        }
         tokio::select! {
             biased;
             piece = self.stream.read() => Ok(piece?),

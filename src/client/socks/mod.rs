@@ -1,0 +1,347 @@
+//! The proxy of a client's port with the protocol `socks5`: SOCKS5 and HTTP CONNECT at one address.
+//! The application names the destination, and the server connects to it if its rules allow that.
+//!
+//! ```text
+//!  application ── handshake ──► destination ──► stream ──► server ──► destination
+//!       ◄──── answer ◄──────────────────── confirmation ◄────┘
+//! ```
+//!
+//! | file | content |
+//! |---|---|
+//! | `mod.rs` | a connection from its handshake to its end |
+//! | `socks5`, `address` | the messages of SOCKS5 |
+//! | `http_connect` | the request and the responses of HTTP CONNECT |
+//! | `credentials` | the user of the proxy |
+//! | `request_error`, `failure` | why there is no connection, and the answer |
+//! | `associate`, `udp_header` | datagrams of UDP ASSOCIATE |
+
+mod address;
+#[cfg_attr(
+    not(test),
+    allow(dead_code, reason = "tunnels of this version carry no datagrams")
+)]
+mod associate;
+mod credentials;
+mod failure;
+mod http_connect;
+mod request_error;
+mod socks5;
+#[cfg(test)]
+mod tests;
+#[cfg_attr(
+    not(test),
+    allow(dead_code, reason = "tunnels of this version carry no datagrams")
+)]
+mod udp_header;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::{Instant, timeout},
+};
+use tracing::{debug, info, warn};
+
+use self::{
+    credentials::ProxyCredentials,
+    failure::ConnectFailure,
+    http_connect::{ESTABLISHED, failure_response},
+    request_error::ProxyRequestError,
+    socks5::{SocksReply, SocksRequest, encode_reply, unspecified},
+};
+use super::{
+    hold_queue::wait_abandoned,
+    listener::{
+        HoldError, IncomingConnection, ListenerContext, WaitingConnection, hold, log_end,
+        next_tunnel, report_given_up, report_held_too_long,
+    },
+};
+use crate::{
+    config::SocksUser,
+    net::{file_limit::ThrottledLog, local_listener::LocalPeer, local_stream::LocalStream},
+    tunnel::{
+        Tunnel, TunnelStream,
+        confirmation::{ConfirmationError, confirmed},
+        details::{NamedTarget, OpenDetails},
+        splice::{EarlyData, splice_after},
+    },
+};
+
+/// How long an application has for its handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an application has to read a refusal.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The most bytes that are read from an application that was refused. Closing the connection before
+/// would reset it, and the application could miss the answer.
+const UNREAD_MAX: usize = 64 * 1024;
+
+/// The version byte of SOCKS4.
+const SOCKS4: u8 = 4;
+
+/// The proxy of a port.
+pub(super) struct SocksProxy {
+    credentials: Option<ProxyCredentials>,
+    /// Logs refusals, throttled.
+    log: ThrottledLog,
+}
+
+impl SocksProxy {
+    /// Creates a proxy. With a `user`, applications must authenticate.
+    pub(super) fn new(user: Option<&SocksUser>) -> Self {
+        SocksProxy {
+            credentials: user.map(ProxyCredentials::new),
+            log: ThrottledLog::default(),
+        }
+    }
+}
+
+/// The protocol between an application and the proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ProxyDialect {
+    Socks5,
+    Http,
+}
+
+impl ProxyDialect {
+    /// Returns the answer to a request whose connection is up.
+    fn success(self) -> Vec<u8> {
+        match self {
+            ProxyDialect::Socks5 => encode_reply(SocksReply::Succeeded, unspecified()),
+            ProxyDialect::Http => ESTABLISHED.to_vec(),
+        }
+    }
+
+    /// Returns the answer to a request without a connection.
+    fn failure(self, failure: ConnectFailure) -> Vec<u8> {
+        match self {
+            ProxyDialect::Socks5 => encode_reply(failure.reply(), unspecified()),
+            ProxyDialect::Http => failure_response(failure),
+        }
+    }
+}
+
+/// A request of an application for a connection.
+#[derive(Debug)]
+struct ProxyRequest {
+    protocol: ProxyDialect,
+    target: NamedTarget,
+    /// Data for the destination that arrived with the request.
+    early: Bytes,
+}
+
+/// Serves an application from its first byte.
+pub(super) async fn serve(
+    context: &ListenerContext,
+    proxy: &SocksProxy,
+    incoming: IncomingConnection,
+) {
+    let IncomingConnection {
+        mut socket,
+        peer,
+        waiting,
+    } = incoming;
+    // The connection joins the queue again after its handshake, so that a slow one delays no other.
+    drop(waiting);
+    let requested = tokio::select! {
+        requested = handshake(&mut socket, peer, proxy) => requested,
+        () = context.stop.cancelled() => return,
+    };
+    match requested {
+        Ok(request) => connect(context, socket, peer, request).await,
+        Err(error) => {
+            count_refusal(context, error.reason());
+            match &error {
+                ProxyRequestError::Io(_) | ProxyRequestError::Timeout => {
+                    debug!(%peer, "proxy request refused: {error}");
+                }
+                error => proxy
+                    .log
+                    .log(|times| warn!(times, %peer, "proxy request refused: {error}")),
+            }
+            close(context, socket, &error.answer()).await;
+        }
+    }
+}
+
+/// Reads the request of an application.
+async fn handshake(
+    socket: &mut LocalStream,
+    peer: LocalPeer,
+    proxy: &SocksProxy,
+) -> Result<ProxyRequest, ProxyRequestError> {
+    let address = peer.address().map(|address| address.ip());
+    let credentials = proxy.credentials.as_ref();
+    let reading = async {
+        match socket.read_u8().await? {
+            socks5::VERSION => {
+                let request = socks5::accept(socket, address, credentials).await?;
+                ProxyRequest::of_socks(request)
+            }
+            SOCKS4 => Err(ProxyRequestError::Socks4),
+            first if first.is_ascii_alphabetic() => {
+                let request = http_connect::accept(first, socket, address, credentials).await?;
+                Ok(ProxyRequest {
+                    protocol: ProxyDialect::Http,
+                    target: request.target,
+                    early: request.early,
+                })
+            }
+            other => Err(ProxyRequestError::OtherProtocol(other)),
+        }
+    };
+    timeout(HANDSHAKE_TIMEOUT, reading)
+        .await
+        .unwrap_or(Err(ProxyRequestError::Timeout))
+}
+
+impl ProxyRequest {
+    fn of_socks(request: SocksRequest) -> Result<Self, ProxyRequestError> {
+        match request {
+            SocksRequest::Connect(address) => Ok(ProxyRequest {
+                protocol: ProxyDialect::Socks5,
+                target: NamedTarget::new(address.host, address.port)
+                    .map_err(|_| ProxyRequestError::Target)?,
+                early: Bytes::new(),
+            }),
+            SocksRequest::Associate(address) => {
+                debug!(port = address.port, "UDP ASSOCIATE refused");
+                Err(ProxyRequestError::Command(socks5::UDP_ASSOCIATE))
+            }
+        }
+    }
+}
+
+/// Connects an application to its destination.
+async fn connect(
+    context: &ListenerContext,
+    socket: LocalStream,
+    peer: LocalPeer,
+    request: ProxyRequest,
+) {
+    let accepted = Instant::now();
+    let waiting = WaitingConnection {
+        accepted,
+        is_held: context.port.tunnel().now_or_never().is_none(),
+        place: context.queue.join(),
+    };
+    let entered = tokio::select! {
+        entered = hold(context, &socket, waiting) => entered,
+        () = context.stop.cancelled() => return,
+    };
+    let (mut tunnel, turn) = match entered {
+        Ok(entered) => entered,
+        Err(HoldError::GivenUp) => return report_given_up(context, peer),
+        Err(HoldError::HeldTooLong) => {
+            report_held_too_long(context, peer);
+            return refuse(context, socket, &request, ConnectFailure::Unavailable).await;
+        }
+    };
+    let mut turn = Some(turn);
+    loop {
+        let stream = open(&tunnel, &request.target);
+        // The stream is open, so the order is kept: let the next connection enter.
+        turn.take();
+        let confirmed = tokio::select! {
+            confirmed = confirmed(&stream) => confirmed,
+            () = wait_abandoned(&socket, &context.orphans, accepted) => return report_given_up(context, peer),
+            () = context.stop.cancelled() => return,
+        };
+        match confirmed {
+            Ok(from_stream) => {
+                return carry(context, socket, stream, request, from_stream).await;
+            }
+            Err(ConfirmationError::Unseen) => {
+                let Some(next) = next_tunnel(context, peer).await else {
+                    return refuse(context, socket, &request, ConnectFailure::Unavailable).await;
+                };
+                tunnel = next;
+            }
+            Err(error) => {
+                let failure = ConnectFailure::of(&error);
+                count_refusal(context, failure.reason());
+                info!(%peer, reason = failure.reason(), "no connection to the destination: {error}");
+                return refuse(context, socket, &request, failure).await;
+            }
+        }
+    }
+}
+
+/// Opens a stream to a destination.
+fn open(tunnel: &Tunnel, target: &NamedTarget) -> TunnelStream {
+    let details = OpenDetails {
+        target: Some(target.clone()),
+        ..OpenDetails::default()
+    };
+    tunnel.open(details.encode())
+}
+
+/// Carries a connection whose stream is confirmed. `from_stream` arrived with the confirmation.
+async fn carry(
+    context: &ListenerContext,
+    mut socket: LocalStream,
+    stream: TunnelStream,
+    request: ProxyRequest,
+    from_stream: Bytes,
+) {
+    let carrying = async {
+        socket.write_all(&request.protocol.success()).await?;
+        let early = EarlyData {
+            from_socket: request.early,
+            from_stream,
+        };
+        let compress = context.port.parameters.compress;
+        Ok::<_, std::io::Error>(splice_after(early, socket, stream, compress).await)
+    };
+    tokio::select! {
+        carried = carrying => match carried {
+            Ok(spliced) => log_end(&spliced),
+            Err(error) => debug!(%error, "connection reset before its answer"),
+        },
+        () = context.stop.cancelled() => debug!("connection cut: the client is shutting down"),
+    }
+}
+
+/// Answers that there is no connection.
+async fn refuse(
+    context: &ListenerContext,
+    socket: LocalStream,
+    request: &ProxyRequest,
+    failure: ConnectFailure,
+) {
+    close(context, socket, &request.protocol.failure(failure)).await;
+}
+
+/// Sends a last answer and closes the connection when the application has read it. Without an
+/// answer the connection is reset.
+async fn close(context: &ListenerContext, mut socket: LocalStream, answer: &[u8]) {
+    if answer.is_empty() {
+        return;
+    }
+    socket.end_on_close();
+    let closing = async {
+        socket.write_all(answer).await?;
+        socket.shutdown_write()?;
+        let (mut unread, mut block) = (0, [0; 1024]);
+        while unread < UNREAD_MAX {
+            match socket.read(&mut block).await? {
+                0 => break,
+                length => unread = unread.saturating_add(length),
+            }
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    // A failure means that the application is gone.
+    tokio::select! {
+        _ = timeout(CLOSE_TIMEOUT, closing) => {}
+        () = context.stop.cancelled() => {}
+    }
+}
+
+fn count_refusal(context: &ListenerContext, reason: &'static str) {
+    let refusals = &context.port.parameters.process_shared.refusals;
+    refusals.count("connection", reason);
+}
