@@ -1,6 +1,11 @@
 //! What happened to the datagrams of a port.
 
-use super::parameters::Counter;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use super::parameters::{Counter, PortCounters};
 use report_proto::mux::DatagramCounts;
 
 /// Why an end dropped a datagram.
@@ -64,6 +69,29 @@ pub struct DatagramCounters {
     pub opened_flows: Counter,
     /// Dropped datagrams, in the order of [`DropReason::ALL`].
     dropped: [Counter; DropReason::ALL.len()],
+    /// The flows of this end, in all tunnels of the port.
+    open_flows: AtomicUsize,
+}
+
+/// One of the flows that a port may have. Dropping it makes room for another.
+#[derive(Debug)]
+pub struct FlowSlot(Arc<PortCounters>);
+
+impl FlowSlot {
+    /// Takes one of `most` slots of a port.
+    #[must_use]
+    pub fn take(port: &Arc<PortCounters>, most: usize) -> Option<Self> {
+        let more = |open: usize| open.checked_add(1).filter(|&open| open <= most);
+        let open_flows = &port.datagrams.open_flows;
+        open_flows.fetch_update(Relaxed, Relaxed, more).ok()?;
+        Some(FlowSlot(Arc::clone(port)))
+    }
+}
+
+impl Drop for FlowSlot {
+    fn drop(&mut self) {
+        self.0.datagrams.open_flows.fetch_sub(1, Relaxed);
+    }
 }
 
 impl DatagramCounters {
@@ -115,6 +143,17 @@ mod tests {
         let names: std::collections::BTreeSet<_> =
             DropReason::ALL.into_iter().map(DropReason::name).collect();
         assert_eq!(names.len(), DropReason::ALL.len());
+    }
+
+    #[test]
+    fn slots_are_bounded_and_return() {
+        let port = Arc::new(PortCounters::default());
+        let mut slots: Vec<_> = (0..5).filter_map(|_| FlowSlot::take(&port, 3)).collect();
+        assert_eq!(slots.len(), 3);
+        slots.pop();
+        assert!(FlowSlot::take(&port, 3).is_some());
+        assert!(FlowSlot::take(&port, 2).is_none());
+        assert!(FlowSlot::take(&Arc::default(), 0).is_none());
     }
 
     #[test]

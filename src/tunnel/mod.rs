@@ -101,7 +101,7 @@ pub(crate) mod tests;
 pub(crate) use self::core::{CANDIDATE_TIMEOUT, LANES_MAX, MOVE_TIMEOUT};
 pub use self::{
     core::TunnelStatus,
-    datagram_counters::{DatagramCounters, DropReason},
+    datagram_counters::{DatagramCounters, DropReason, FlowSlot},
     flow::{DatagramFlow, DatagramFlowError},
     handle::Tunnel,
     parameters::{

@@ -136,6 +136,13 @@ pub struct ProcessShared {
 }
 
 impl PortParameters {
+    /// Returns how many flows a server keeps for a client that has `max_flows`. It may learn of a new
+    /// flow before it has ended the one that gave way.
+    #[must_use]
+    pub fn flows_with_ending(&self) -> usize {
+        self.max_flows.saturating_add(self.max_flows / 8 + 16)
+    }
+
     /// Returns the name of one address of the port in logs: `mark+offset` in a range of ports,
     /// otherwise the mark.
     #[must_use]
@@ -152,7 +159,9 @@ impl PortParameters {
         let (streams_max, flows_max) = match side {
             // A client accepts no streams and no flows: it has no service to serve them.
             TunnelSide::Client => (0, 0),
-            TunnelSide::Server if self.protocol.has_flows() => (STREAMS_MAX, self.max_flows),
+            TunnelSide::Server if self.protocol.has_flows() => {
+                (STREAMS_MAX, self.flows_with_ending())
+            }
             TunnelSide::Server => (STREAMS_MAX, 0),
         };
         mux::Parameters {

@@ -86,7 +86,9 @@ impl DatagramPort {
             tasks: tasks.clone(),
             stop: stop.clone(),
         });
-        if let Some(timeout) = datagrams.port.parameters.udp_idle_timeout {
+        let protocol = datagrams.port.parameters.protocol;
+        let timeout = datagrams.port.parameters.udp_idle_timeout;
+        if let Some(timeout) = timeout.filter(|_| protocol.has_udp()) {
             tasks.spawn(end_idle_flows(Arc::clone(&datagrams), timeout));
         }
         datagrams
