@@ -198,7 +198,7 @@ fn listen_address(port: &PortConfig) -> anyhow::Result<LocalAddress> {
 }
 
 /// The shared state of all tunnels of the process, with a budget of `memory`.
-fn process_shared(memory: ByteSize) -> ProcessShared {
+pub(super) fn process_shared(memory: ByteSize) -> ProcessShared {
     ProcessShared {
         budget: Arc::new(MemoryBudget::new(memory.bytes() as u64)),
         ..ProcessShared::default()

@@ -7,6 +7,7 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    InvalidArguments,
     field_options::{ConfigFields, OptionNames},
     restart::restart_on_signal,
     roles::PreparedRole,
@@ -23,9 +24,6 @@ use crate::{
     systemd::Notifier,
     telemetry,
 };
-
-/// The exit code of invalid arguments.
-const INVALID_ARGUMENTS: u8 = 2;
 
 /// Runs the role of the file until a signal ends it.
 ///
@@ -123,19 +121,17 @@ async fn serve_admin(served: Option<(AdminListener, AdminService)>, master: Opti
     pending().await
 }
 
-/// Runs the role of a configuration without a file. `names` are its options. Invalid options are
-/// printed, and give the exit code of invalid arguments.
+/// Runs the role of a configuration without a file. `names` are its options.
 ///
 /// # Errors
-/// Fails when the role cannot run.
+/// Fails when the options are invalid, or the role cannot run.
 pub(super) fn run_fields(fields: ConfigFields, names: &OptionNames) -> anyhow::Result<ExitCode> {
-    match fields.read(names, &|name| std::env::var_os(name)) {
-        Ok(loaded) => run_loaded(&loaded, |warning| names.warning(warning)),
-        Err(problems) => {
-            super::print_error(&problems);
-            Ok(ExitCode::from(INVALID_ARGUMENTS))
-        }
-    }
+    // Before the process has other threads.
+    passed_sockets::receive();
+    let loaded = fields
+        .read(names, &|name| std::env::var_os(name))
+        .map_err(InvalidArguments)?;
+    run_loaded(&loaded, |warning| names.warning(warning))
 }
 
 /// Raises the soft limit of open files to the hard limit. Each connection takes one or two

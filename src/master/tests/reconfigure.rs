@@ -26,11 +26,19 @@ fn config(fields: Value) -> MasterConfig {
     }
 }
 
+/// Waits until the task of the master listens.
+async fn running(master: &RunningMaster) {
+    while master.shared.listeners.sockets().is_empty() {
+        tokio::task::yield_now().await;
+    }
+}
+
 async fn reconfigure(
     master: &RunningMaster,
     old: Value,
     new: Value,
 ) -> Result<Vec<String>, MasterError> {
+    running(master).await;
     MasterHandle::new(&master.shared)
         .reconfigure(&config(old), &config(new))
         .await
@@ -113,6 +121,7 @@ async fn changed_address_opens_a_listener_and_closes_the_former_one() {
 async fn listener_of_an_address_that_stays_is_not_touched() {
     let (first, second) = (free_address(), free_address());
     let master = start_with(|parameters| parameters.listen_at = vec![first]);
+    running(&master).await;
     let before = master.shared.listeners.sockets();
     let old = json!({"listen_at": first.to_string()});
     let new = json!({"listen_at": [second.to_string(), first.to_string()]});
