@@ -117,12 +117,10 @@ impl Receiver {
                 }
             };
             let count = batch.len() as u64;
-            match flow {
-                // Fails if the flow has just ended. Its task removes it.
-                Ok(flow) if flow.send_all(batch).is_err() => {
-                    self.count(DropReason::FlowEnded, count);
-                }
-                Ok(_) => {}
+            match flow.map(|flow| flow.send_all(batch)) {
+                Ok(Ok(())) => {}
+                // The flow has just ended. Its task removes it.
+                Ok(Err(_)) => self.count(DropReason::FlowEnded, count),
                 Err(refusal) => self.refuse(key, refusal, count),
             }
         }
