@@ -26,7 +26,7 @@ use crate::{
     random,
     server::{self, AllowList, QuotaLimits, ServerParameters, ServerPort, Service, ServiceTargets},
     supervisor::{DialStrategy, MoveRequests, Uplink},
-    tunnel::{MemoryBudget, PortParameters, ProcessShared, ServiceProtocol, WindowSize},
+    tunnel::{MemoryBudget, PortParameters, ProcessShared, WindowSize},
 };
 #[cfg(feature = "store")]
 use crate::{admin::api::Api, store::Store};
@@ -163,15 +163,12 @@ const RESERVED_FILES: usize = 64;
 
 fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
     let process_shared = process_shared(*config.limits.memory);
-    let server_port = |port: &PortConfig| {
-        anyhow::Ok(ServerPort {
-            port: port_parameters(port, &config.link, &process_shared),
-            service: service(port)?,
-            proxy_protocol: port.proxy_protocol.is_some(),
-        })
+    let server_port = |port: &PortConfig| ServerPort {
+        port: port_parameters(port, &config.link, &process_shared),
+        service: service(port),
+        proxy_protocol: port.proxy_protocol.is_some(),
     };
-    let ports = config.enabled_ports().map(server_port);
-    let ports = ports.collect::<anyhow::Result<Vec<_>>>()?;
+    let ports = config.enabled_ports().map(server_port).collect();
     let uplink = uplink(&config.link, Role::Server, server_secret(config))?;
     let mut parameters = ServerParameters::new(config, uplink, ports);
     // Few servers need the default number of streams, so only explicit limits are worth a warning.
@@ -180,38 +177,24 @@ fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
     Ok(parameters)
 }
 
-/// Returns where the streams of a server's port go.
-fn service(port: &PortConfig) -> anyhow::Result<Service> {
-    match (port.destinations(), port.protocol) {
-        (Destinations::Address(address), ServiceProtocol::Tcp) => {
-            Ok(ServiceTargets::at(address).into())
-        }
-        (Destinations::Targets(targets), ServiceProtocol::Tcp) => {
+/// Returns where the streams and flows of a server's port go.
+fn service(port: &PortConfig) -> Service {
+    match port.destinations() {
+        Destinations::Address(address) => ServiceTargets::at(address).into(),
+        Destinations::Targets(targets) => {
             let choice = port.target_choice;
             let health_check = port.health_check.clone();
-            Ok(ServiceTargets::any_of(targets.to_vec(), choice, health_check).into())
+            ServiceTargets::any_of(targets.to_vec(), choice, health_check).into()
         }
-        (Destinations::Allowed(rules), _) => {
-            Ok(Service::Destinations(AllowList::new(rules.to_vec())))
-        }
-        _ => Err(unsupported(port)),
+        Destinations::Allowed(rules) => Service::Destinations(AllowList::new(rules.to_vec())),
     }
 }
 
 /// Returns where a client's port listens.
 fn listen_address(port: &PortConfig) -> anyhow::Result<LocalAddress> {
-    match (&port.local_address, port.protocol) {
-        (Some(address), ServiceProtocol::Tcp | ServiceProtocol::Socks5) => Ok(address.clone()),
-        _ => Err(unsupported(port)),
-    }
-}
-
-fn unsupported(port: &PortConfig) -> anyhow::Error {
-    anyhow!(
-        "port \"{}\": this version does not serve the protocol \"{}\"",
-        port.mark,
-        port.protocol
-    )
+    // A valid configuration has one.
+    let address = port.local_address.clone();
+    address.ok_or_else(|| anyhow!("port \"{}\" has no `local_address`", port.mark))
 }
 
 /// The shared state of all tunnels of the process, with a budget of `memory`.

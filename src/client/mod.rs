@@ -3,7 +3,7 @@
 //!
 //! Listeners stay open until the client ends. A listener whose address is unavailable follows when
 //! the address is free. A connection that arrives while the port has no tunnel waits for
-//! `hold_timeout`, and is then reset.
+//! `hold_timeout`, and is then reset. A datagram waits for `max_delay`, and is then dropped.
 
 mod bind;
 mod client_role;
@@ -17,6 +17,7 @@ mod port;
 mod socks;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -25,13 +26,12 @@ use tracing::warn;
 
 pub use self::bind::PortAddress;
 use self::{
-    client_role::ClientRole, hold_queue::HoldQueue, metrics::RunningClient, orphans::Orphans,
-    port::PortSupervisor, socks::SocksProxy,
+    bind::BoundListener, client_role::ClientRole, hold_queue::HoldQueue, metrics::RunningClient,
+    orphans::Orphans, port::PortSupervisor, socks::SocksProxy, udp::DatagramPort,
 };
 use crate::{
     config::{ClientConfig, SocksUser},
     metrics::RoleObserver,
-    net::local_listener::LocalListener,
     supervisor::{LinkSet, Uplink, drain::Drain},
     tunnel::{PortParameters, ServiceProtocol},
 };
@@ -112,7 +112,7 @@ struct BoundPort {
     listeners: Vec<PortListener>,
 }
 
-/// The listener of one address of a port.
+/// The listener of one address of a port, or its UDP socket.
 struct PortListener {
     /// The number of the address in the range of the port.
     offset: u16,
@@ -120,7 +120,7 @@ struct PortListener {
 }
 
 enum ListenerState {
-    Bound(LocalListener),
+    Bound(BoundListener),
     /// The address is unavailable. The client retries it while it runs.
     Pending(bind::BindAddress),
 }
@@ -132,8 +132,11 @@ impl PortListener {
         mark: &str,
         addresses: Vec<bind::BindAddress>,
     ) -> (Vec<Self>, Option<ListenError>) {
-        let (mut listeners, mut failed) = (Vec::new(), None::<ListenError>);
-        for address in addresses {
+        let (mut listeners, mut failed) = (Vec::<Self>::new(), None::<ListenError>);
+        for mut address in addresses {
+            if let Some(streams) = listeners.last().and_then(Self::bound) {
+                address.follow(streams);
+            }
             let offset = address.offset;
             let state = match address.listen().await {
                 Ok(listener) => ListenerState::Bound(listener),
@@ -160,7 +163,7 @@ impl PortListener {
 
     /// Returns the listener once its address is available. Returns `None` if `cancel` is cancelled
     /// before that.
-    async fn open(self, mark: &str, cancel: &CancellationToken) -> Option<LocalListener> {
+    async fn open(self, mark: &str, cancel: &CancellationToken) -> Option<BoundListener> {
         match self.state {
             ListenerState::Bound(listener) => Some(listener),
             ListenerState::Pending(address) => {
@@ -171,7 +174,7 @@ impl PortListener {
         }
     }
 
-    fn bound(&self) -> Option<&LocalListener> {
+    fn bound(&self) -> Option<&BoundListener> {
         match &self.state {
             ListenerState::Bound(listener) => Some(listener),
             ListenerState::Pending(_) => None,
@@ -197,7 +200,8 @@ impl Client {
             socks_user,
         } in parameters.ports
         {
-            let (listeners, error) = PortListener::bind(&port.mark, all.of(&local_address)).await;
+            let addresses = all.of(&local_address, port.protocol);
+            let (listeners, error) = PortListener::bind(&port.mark, addresses).await;
             let is_proxy = port.protocol == ServiceProtocol::Socks5;
             ports.push(BoundPort {
                 port,
@@ -223,13 +227,16 @@ impl Client {
         })
     }
 
-    /// Returns the TCP addresses at which the ports listen, in the order of the configuration and of
+    /// Returns the IP addresses at which the ports listen, in the order of the configuration and of
     /// the ports in a range.
     #[must_use]
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
         let listeners = self.ports.iter().flat_map(|port| &port.listeners);
         let bound = listeners.filter_map(PortListener::bound);
-        bound.filter_map(LocalListener::local_addr).collect()
+        let mut addresses: Vec<_> = bound.filter_map(BoundListener::local_addr).collect();
+        // Connections and datagrams have the same address.
+        addresses.dedup();
+        addresses
     }
 
     /// Returns what the admin address reports about the client.
@@ -301,6 +308,7 @@ fn start_ports(
         let port = PortSupervisor::new(port, max_lanes, &drain.tasks, &drain.stop);
         supervisors.push(Arc::clone(&port));
         port.expect_listeners(listeners.len());
+        let datagrams = DatagramPort::new(Arc::clone(&port), &drain.tasks, &drain.stop);
         // The connections to all addresses of the port enter one tunnel, so they wait in one queue.
         let context = listener::ListenerContext {
             port,
@@ -318,23 +326,31 @@ fn start_ports(
                 offset: listener.offset,
                 ..context.clone()
             };
+            let datagrams = Arc::clone(&datagrams);
             drain
                 .tasks
-                .spawn(run_listener(listener, context, cancel.clone()));
+                .spawn(run_listener(listener, context, datagrams, cancel.clone()));
         }
     }
     supervisors
 }
 
-/// Accepts connections as soon as the address is available, until `cancel` is cancelled.
+/// Accepts connections or receives datagrams as soon as the address is available, until `cancel` is
+/// cancelled.
 async fn run_listener(
     listener: PortListener,
     context: listener::ListenerContext,
+    datagrams: Arc<DatagramPort>,
     cancel: CancellationToken,
 ) {
     let name = context.port.parameters.numbered_mark(context.offset);
-    let opened = listener.open(&name, &cancel).await;
-    if let Some(listener) = opened {
-        listener::listen(listener, context, cancel).await;
+    match listener.open(&name, &cancel).await {
+        Some(BoundListener::Streams(listener)) => {
+            listener::listen(listener, context, cancel).await;
+        }
+        Some(BoundListener::Datagrams(socket)) => {
+            udp::receive(socket, context.offset, datagrams, cancel).await;
+        }
+        None => {}
     }
 }

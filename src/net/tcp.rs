@@ -112,6 +112,11 @@ impl ListenerAddress {
         self.address
     }
 
+    /// Returns whether a listener at the address leaves IPv4 to another one.
+    pub(super) fn is_only_v6(self) -> bool {
+        self.is_only_v6
+    }
+
     /// Returns the port.
     #[must_use]
     pub fn port(self) -> u16 {

@@ -14,6 +14,7 @@ mod service;
 mod special_block;
 mod targets;
 mod tunnels;
+mod udp;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

@@ -46,9 +46,11 @@ pub(super) struct ServerRole {
     registrations: Registrations,
     draining: Draining,
     quotas: Arc<Quotas>,
-    /// Throttled logs of refused streams, failed handshakes and mismatched configurations.
+    /// Throttled logs of refused streams, failed handshakes, failed flows and mismatched
+    /// configurations.
     refusals: Arc<ThrottledLog>,
     failures: Arc<ThrottledLog>,
+    flow_failures: Arc<ThrottledLog>,
     mismatches: Arc<ThrottledLog>,
     descriptor_log: Arc<ThrottledLog>,
     tasks: TaskTracker,
@@ -100,6 +102,7 @@ impl ServerRole {
             descriptor_log: Arc::default(),
             refusals: Arc::default(),
             failures: Arc::default(),
+            flow_failures: Arc::default(),
             mismatches: Arc::default(),
             tasks: tasks.clone(),
             streams: streams.clone(),
@@ -213,6 +216,7 @@ impl ServerRole {
             draining: self.draining.clone(),
             quotas: Arc::clone(&self.quotas),
             refusals: Arc::clone(&self.refusals),
+            flow_failures: Arc::clone(&self.flow_failures),
             tunnels: self.tunnels.clone(),
             descriptor_log: Arc::clone(&self.descriptor_log),
             streams: self.streams.clone(),

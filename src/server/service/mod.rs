@@ -19,6 +19,7 @@ use super::{
     port::{ServerPort, Service},
     quota::{Quotas, StreamPermit},
     tunnels::Tunnels,
+    udp,
 };
 use crate::{
     bench::{BenchRequest, BenchRequestError, BenchResponder},
@@ -47,6 +48,8 @@ pub(super) struct ServiceContext {
     pub quotas: Arc<Quotas>,
     /// Logs connections that the quotas or the rules for destinations refuse, throttled.
     pub refusals: Arc<ThrottledLog>,
+    /// Logs flows of datagrams whose service fails, throttled: each datagram may open another one.
+    pub flow_failures: Arc<ThrottledLog>,
     /// Ends a detached tunnel when that makes room.
     pub tunnels: Tunnels,
     /// Logs a lack of descriptors, throttled for all tunnels of the server together.
@@ -57,7 +60,7 @@ pub(super) struct ServiceContext {
 
 impl ServiceContext {
     /// Reserves a stream of the tunnel before dialling: a refused stream must not reach the service.
-    fn permit(&self, tunnel: &Tunnel) -> Option<StreamPermit> {
+    pub(super) fn permit(&self, tunnel: &Tunnel) -> Option<StreamPermit> {
         let port = self.port.port.keys.id;
         match self.quotas.stream(port, tunnel.id()) {
             Ok(permit) => Some(permit),
@@ -71,8 +74,8 @@ impl ServiceContext {
         }
     }
 
-    /// Counts a stream that is refused.
-    fn count_refusal(&self, reason: &'static str) {
+    /// Counts a stream or a flow that is refused.
+    pub(super) fn count_refusal(&self, reason: &'static str) {
         let refusals = &self.port.port.process_shared.refusals;
         refusals.count("stream", reason);
     }
@@ -203,6 +206,14 @@ impl Purpose {
 pub(super) async fn serve(context: ServiceContext, tunnel: Tunnel) {
     let started = Instant::now();
     let context = Arc::new(context);
+    let streams = serve_streams(&context, &tunnel);
+    let flows = udp::serve_flows(&context, &tunnel);
+    let (streams, flows) = tokio::join!(streams, flows);
+    end(&tunnel, started, streams, flows);
+}
+
+/// Serves the streams of a tunnel until it has ended. Returns their number.
+async fn serve_streams(context: &Arc<ServiceContext>, tunnel: &Tunnel) -> u64 {
     let mut streams = 0_u64;
     let mut origin_warned = false;
     loop {
@@ -211,14 +222,14 @@ pub(super) async fn serve(context: ServiceContext, tunnel: Tunnel) {
             () = context.stop.cancelled() => None,
         };
         let Some((stream, details)) = accepted else {
-            break;
+            return streams;
         };
         if context.draining.has_started() {
             context.count_refusal("draining");
             stream.reset(ResetCode::Shutdown);
             continue;
         }
-        let Some(permit) = context.permit(&tunnel) else {
+        let Some(permit) = context.permit(tunnel) else {
             stream.reset(ResetCode::Limit);
             continue;
         };
@@ -234,13 +245,15 @@ pub(super) async fn serve(context: ServiceContext, tunnel: Tunnel) {
                     );
                 }
                 drop(context.streams.spawn(
-                    serve_stream(Arc::clone(&context), stream, details, permit).instrument(span),
+                    serve_stream(Arc::clone(context), stream, details, permit).instrument(span),
                 ));
             }
             Ok(Purpose::Measure(request)) => {
-                drop(context.streams.spawn(
-                    measure(Arc::clone(&context), stream, request, permit).instrument(span),
-                ));
+                drop(
+                    context.streams.spawn(
+                        measure(Arc::clone(context), stream, request, permit).instrument(span),
+                    ),
+                );
             }
             Err(error) => {
                 // Never pass such a stream to the service: a client that meant to measure would
@@ -251,11 +264,10 @@ pub(super) async fn serve(context: ServiceContext, tunnel: Tunnel) {
             }
         }
     }
-    end(&tunnel, started, streams);
 }
 
 /// Ends a tunnel that is served no longer, and logs why.
-fn end(tunnel: &Tunnel, started: Instant, streams: u64) {
+fn end(tunnel: &Tunnel, started: Instant, streams: u64, flows: u64) {
     tunnel.end(
         ResetCode::Shutdown,
         Notice::new(Code::Shutdown, "the server is shutting down"),
@@ -264,7 +276,7 @@ fn end(tunnel: &Tunnel, started: Instant, streams: u64) {
         || "the server is shutting down".to_owned(),
         |notice| notice.to_string(),
     );
-    info!(tunnel = %tunnel.id(), lived_s = started.elapsed().as_secs(), streams, reason = %why, "tunnel ended");
+    info!(tunnel = %tunnel.id(), lived_s = started.elapsed().as_secs(), streams, flows, reason = %why, "tunnel ended");
 }
 
 /// Serves a stream to the local service.

@@ -92,6 +92,13 @@ impl TargetPool {
         Err(ConnectError::Targets(errors))
     }
 
+    /// Returns all targets in the order in which something new tries them.
+    pub(super) fn candidates(&self) -> Vec<Target> {
+        let order = self.states().order(Instant::now());
+        let targets = order.iter().filter_map(|index| self.targets.get(*index));
+        targets.cloned().collect()
+    }
+
     /// Returns whether the configuration has a health check.
     pub(super) fn has_health_check(&self) -> bool {
         self.health_check.is_some()
