@@ -124,7 +124,7 @@ impl Mux {
         // An end that grants credit needs the round trip as much as an end that sends.
         let is_active = !self.ack_queue.due.is_empty()
             || self.window.is_update_due()
-            || self.datagrams.has_datagrams()
+            || self.has_datagrams_for(lane.id)
             || self.has_data(lane.load);
         if has_room(out, end)
             && is_active
