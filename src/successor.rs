@@ -7,6 +7,9 @@
 //!    └── it ends, or is too slow ─────────────────────► this process continues
 //! ```
 //!
+//! A successor whose predecessor ends before it has taken over ends too. It would otherwise serve
+//! without a supervisor, or beside the process that a supervisor starts.
+//!
 //! The sockets follow the protocol of systemd without LISTEN_PID, as the id of the successor is
 //! unknown before its start.
 
@@ -99,6 +102,7 @@ mod unix {
             fd::{AsRawFd as _, OwnedFd},
             unix::net::UnixStream,
         },
+        path::Path,
         process::{Child, Command, ExitStatus},
     };
 
@@ -118,13 +122,30 @@ mod unix {
     /// How often consecutive numbers are looked for. Other threads may take one of them.
     const ATTEMPTS: usize = 64;
 
+    /// A successor. Dropping it ends the process, unless it has taken over.
+    struct Successor {
+        process: Child,
+        has_taken_over: bool,
+    }
+
+    impl Drop for Successor {
+        fn drop(&mut self) {
+            if !self.has_taken_over {
+                // It may have ended by itself. The system reaps it at the end of this process.
+                let _ = self.process.kill();
+            }
+        }
+    }
+
     /// Reports to the process that has started this one that this process accepts connections.
-    pub(crate) fn report_ready() {
-        let Some(mut predecessor) = passed_sockets::take_predecessor() else {
-            return;
-        };
-        if let Err(error) = predecessor.write_all(READY) {
-            tracing::warn!(%error, "the earlier process has ended");
+    ///
+    /// # Errors
+    /// When that process has ended. Its operator has ended the service, or its supervisor starts
+    /// another process, which needs the listeners.
+    pub(crate) fn report_ready() -> io::Result<()> {
+        match passed_sockets::take_predecessor() {
+            Some(mut predecessor) => predecessor.write_all(READY),
+            None => Ok(()),
         }
     }
 
@@ -135,7 +156,7 @@ mod unix {
     /// When it does not start. It has then ended.
     ///
     /// # Cancel safety
-    /// Not safe: a dropped future may leave the successor beside this process.
+    /// Dropping the future ends the successor.
     pub(crate) async fn start(listeners: Vec<PassedListener>) -> Result<u32, RestartError> {
         if std::process::id() == 1 {
             return Err(RestartError::FirstProcess);
@@ -143,25 +164,28 @@ mod unix {
         let (own, passed) = UnixStream::pair()?;
         own.set_nonblocking(true)?;
         let mut own = tokio::net::UnixStream::from_std(own)?;
-        let child = run_blocking(move || {
+        let mut successor = run_blocking(move || {
             let sockets = listeners.into_iter().map(|listener| listener.0);
             spawn(&sockets.chain([OwnedFd::from(passed)]).collect::<Vec<_>>())
         })
         .await?;
         let mut message = [0; READY.len()];
         match timeout(START_TIMEOUT, own.read_exact(&mut message)).await {
-            Ok(Ok(_)) => Ok(child.id()),
+            Ok(Ok(_)) => {
+                successor.has_taken_over = true;
+                Ok(successor.process.id())
+            }
             // The stream ends with the process.
-            Ok(Err(_)) => Err(RestartError::Ended(end(child).await?)),
+            Ok(Err(_)) => Err(RestartError::Ended(end(successor).await?)),
             Err(_) => {
-                end(child).await?;
+                end(successor).await?;
                 Err(RestartError::Slow(START_TIMEOUT))
             }
         }
     }
 
     /// Starts this executable with the same arguments and these descriptors.
-    fn spawn(sockets: &[OwnedFd]) -> io::Result<Child> {
+    fn spawn(sockets: &[OwnedFd]) -> io::Result<Successor> {
         let mut arguments = std::env::args_os();
         let program = arguments
             .next()
@@ -173,7 +197,7 @@ mod unix {
         for socket in &passed {
             fcntl_setfd(socket, FdFlags::empty())?;
         }
-        Command::new(program)
+        let spawned = Command::new(&program)
             .args(arguments)
             .env("LISTEN_FDS", passed.len().to_string())
             .env("LISTEN_FDS_FIRST_FD", first.to_string())
@@ -182,7 +206,15 @@ mod unix {
             .env_remove("LISTEN_FDNAMES")
             // The successor is watched in the place of this process.
             .env_remove("WATCHDOG_PID")
-            .spawn()
+            .spawn();
+        let named = |error: io::Error| {
+            let program = Path::new(&program).display();
+            io::Error::new(error.kind(), format!("{program}: {error}"))
+        };
+        spawned.map_err(named).map(|process| Successor {
+            process,
+            has_taken_over: false,
+        })
     }
 
     /// Duplicates descriptors to consecutive numbers.
@@ -209,11 +241,11 @@ mod unix {
     }
 
     /// Ends a successor that is not ready.
-    async fn end(mut child: Child) -> io::Result<ExitStatus> {
+    async fn end(mut successor: Successor) -> io::Result<ExitStatus> {
         run_blocking(move || {
             // It may have ended by itself.
-            let _ = child.kill();
-            child.wait()
+            let _ = successor.process.kill();
+            successor.process.wait()
         })
         .await
     }
@@ -252,10 +284,14 @@ mod unix {
 
 #[cfg(not(unix))]
 mod unsupported {
+    use std::io;
+
     use super::{PassedListener, RestartError};
 
     /// Does nothing: no earlier process has started this one.
-    pub(crate) fn report_ready() {}
+    pub(crate) fn report_ready() -> io::Result<()> {
+        Ok(())
+    }
 
     /// Refuses to start a successor.
     pub(crate) async fn start(_: Vec<PassedListener>) -> Result<u32, RestartError> {

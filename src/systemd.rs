@@ -8,6 +8,12 @@
 //!
 //! A process that has handed over to its successor reports nothing more.
 
+#[cfg(unix)]
+use std::{
+    ffi::OsStr,
+    io,
+    os::unix::net::{SocketAddr, UnixDatagram},
+};
 use std::{
     future::pending,
     sync::{
@@ -17,6 +23,8 @@ use std::{
     time::Duration,
 };
 
+#[cfg(unix)]
+use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -54,8 +62,9 @@ impl Notifier {
     }
 
     /// Reports that the process `pid` continues the service, and ends the reports of this process.
+    /// The reports of the other one count from now on, so the time of the watchdog starts again.
     pub fn hand_over(&self, pid: u32) {
-        self.send(&[Report::MainProcess(pid), Report::Ready]);
+        self.send(&[Report::MainProcess(pid), Report::Ready, Report::Alive]);
         self.has_handed_over.store(true, Relaxed);
     }
 
@@ -108,7 +117,6 @@ enum Report<'a> {
 
 #[cfg(unix)]
 fn send(reports: &[Report<'_>]) {
-    use sd_notify::NotifyState;
     let mut states = Vec::with_capacity(reports.len() + 1);
     for report in reports {
         match *report {
@@ -124,9 +132,47 @@ fn send(reports: &[Report<'_>]) {
             Report::Alive => states.push(NotifyState::Watchdog),
         }
     }
-    if let Err(error) = sd_notify::notify(&states) {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    if let Err(error) = deliver(&socket, &text(&states)) {
         tracing::debug!(%error, "systemd not notified");
     }
+}
+
+/// Returns the message with these states, one a line. A status has no further line, which systemd
+/// would take for a state.
+#[cfg(unix)]
+fn text(states: &[NotifyState<'_>]) -> String {
+    let lines = states.iter().map(ToString::to_string);
+    let lines: Vec<_> = lines.map(|line: String| line.replace('\n', " ")).collect();
+    lines.join("\n")
+}
+
+/// How long a report may wait for a service manager that does not read. The runtime of the role waits
+/// too.
+#[cfg(unix)]
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Sends a report to a path, or to the abstract name after `@`. The library knows paths only.
+#[cfg(unix)]
+fn deliver(socket: &OsStr, report: &str) -> io::Result<()> {
+    let sender = UnixDatagram::unbound()?;
+    sender.set_write_timeout(Some(DELIVERY_TIMEOUT))?;
+    sender.send_to_addr(report.as_bytes(), &address(socket)?)?;
+    Ok(())
+}
+
+#[cfg(unix)]
+fn address(socket: &OsStr) -> io::Result<SocketAddr> {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::{linux::net::SocketAddrExt as _, unix::ffi::OsStrExt as _};
+        if let Some(name) = socket.as_bytes().strip_prefix(b"@") {
+            return SocketAddr::from_abstract_name(name);
+        }
+    }
+    SocketAddr::from_pathname(socket)
 }
 
 #[cfg(not(unix))]
@@ -138,4 +184,49 @@ fn watchdog_timeout() -> Option<Duration> {
     return sd_notify::watchdog_enabled().filter(|timeout| !timeout.is_zero());
     #[cfg(not(unix))]
     return None;
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::os::linux::net::SocketAddrExt as _;
+
+    use super::*;
+
+    #[test]
+    fn report_reaches_an_abstract_name_and_a_path() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("notify");
+        let name = format!("report-test-notify-{:016x}", fastrand::u64(..));
+        let abstract_name = SocketAddr::from_abstract_name(&name).expect("a short name");
+        for (listener, variable) in [
+            (UnixDatagram::bind(&path), path.clone().into_os_string()),
+            (
+                UnixDatagram::bind_addr(&abstract_name),
+                format!("@{name}").into(),
+            ),
+        ] {
+            let listener = listener.expect("free");
+            deliver(&variable, "READY=1\nSTATUS=up").expect("delivered");
+            let mut message = [0; 64];
+            let length = listener.recv(&mut message).expect("a report");
+            assert_eq!(&message[..length], b"READY=1\nSTATUS=up");
+        }
+    }
+
+    #[test]
+    fn a_status_cannot_contain_another_state() {
+        let states = [NotifyState::Ready, NotifyState::Status("no\nMAINPID=1")];
+        assert_eq!(text(&states), "READY=1\nSTATUS=no MAINPID=1");
+    }
+
+    #[test]
+    fn a_service_manager_that_does_not_read_does_not_stop_the_role() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("notify");
+        let _listener = UnixDatagram::bind(&path).expect("free");
+        let error = std::iter::repeat_with(|| deliver(path.as_os_str(), "WATCHDOG=1"))
+            .find_map(Result::err)
+            .expect("its queue is full");
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
 }

@@ -8,18 +8,19 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
 use super::{
-    ConfigFile,
+    ConfigFile, InvalidArguments,
+    connect_request::{details, failure, unconfirmed},
     field_options::{ConfigFields, ConnectFields, FieldOptions, OptionNames},
     invite,
     port_choice::by_mark,
-    roles::{client_uplink, port_parameters},
+    roles::{client_uplink, port_parameters, process_shared},
     signals::{Signals, run_until_signal},
     standard_streams::{read_input, write_output},
     threads,
@@ -27,7 +28,7 @@ use super::{
 use crate::{
     client::{
         direct::{self, DirectTunnel},
-        pipe::{self, PipeEnd, PipeEnds, PipeError},
+        pipe::{self, PipeEnd, PipeEnds},
     },
     config::{
         self, ClientConfig, Invite, LinksConfig, LoadedConfig, PortConfig, RoleConfig, Secret,
@@ -35,7 +36,7 @@ use crate::{
     },
     supervisor::LinkSet,
     telemetry,
-    tunnel::{ProcessShared, ResetCode, details::OpenDetails, raw::RawError},
+    tunnel::{PortParameters, confirmation::confirmed},
 };
 
 /// The minimum time to wait for a server. `hold_timeout` applies when it is longer.
@@ -57,6 +58,9 @@ pub(super) struct ConnectArguments {
     /// File with an invitation, in place of a configuration
     #[arg(long, value_name = "FILE")]
     invite_file: Option<PathBuf>,
+    /// Destination of a SOCKS5 port
+    #[arg(long, value_name = "HOST:PORT")]
+    to: Option<String>,
     /// Number of the port in its range, from 0
     #[arg(long, value_name = "N")]
     offset: Option<u16>,
@@ -84,13 +88,20 @@ struct ConnectTarget {
     log_format: telemetry::LogFormat,
 }
 
+impl ConnectTarget {
+    fn parameters(&self) -> PortParameters {
+        let process_shared = process_shared(*self.client.limits.memory);
+        port_parameters(&self.port, &self.client.link, &process_shared)
+    }
+}
+
 /// Connects, and carries both directions until they end.
 ///
 /// # Errors
 /// Fails when the configuration is invalid, no tunnel is established, or the connection is reset.
 pub(super) fn connect(arguments: &ConnectArguments) -> anyhow::Result<ExitCode> {
     let target = arguments.target()?;
-    let details = details(&target.port, arguments.offset)?;
+    let details = details(&target.port, arguments.offset, arguments.to.as_deref())?;
     telemetry::start(arguments.log_level, target.log_format)?;
     let runtime = threads::role_runtime()?;
     let outcome = runtime.block_on(async {
@@ -112,7 +123,7 @@ impl ConnectArguments {
         let text = self.port.as_ref().map_or("", Secret::expose);
         let invite = match &self.invite_file {
             Some(path) => invite::read_file(path)?,
-            None if Invite::is_start_of(text) => text.parse::<Invite>()?,
+            None if Invite::is_start_of(text) => invite::read_text(text)?,
             None => return self.target_in_file(text),
         };
         let mut fields = ConfigFields::of_invite(&invite);
@@ -126,9 +137,7 @@ impl ConnectArguments {
         let variables = |name: &str| std::env::var_os(name);
         fields.set_from_environment(&[("credential", "REPORT_CREDENTIAL")], &variables);
         let names = OptionNames::new(&self.fields, &[]);
-        let loaded = fields
-            .read(&names, &variables)
-            .map_err(|problems| anyhow!("{problems}"))?;
+        let loaded = fields.read(&names, &variables).map_err(InvalidArguments)?;
         let (client, log_format) =
             client_of(loaded).map_err(|role| anyhow!("the invitation describes a {role}"))?;
         let port = client.ports.first().context("no port")?.clone();
@@ -143,10 +152,11 @@ impl ConnectArguments {
     fn target_in_file(&self, mark: &str) -> anyhow::Result<ConnectTarget> {
         let file = &self.file.config;
         if let Some((option, field)) = self.fields.first() {
-            bail!(
+            return Err(InvalidArguments(format!(
                 "--{option} is only for an invitation: write `{field}` in {}",
                 file.display()
-            );
+            ))
+            .into());
         }
         let (client, log_format) = client_of(config::load(file)?).map_err(|role| {
             anyhow!(
@@ -174,37 +184,6 @@ fn client_of(loaded: LoadedConfig) -> Result<(ClientConfig, telemetry::LogFormat
     }
 }
 
-/// Returns the details of the stream.
-///
-/// # Errors
-/// When the port carries no connections to a service, or the offset is not in its range.
-fn details(port: &PortConfig, offset: Option<u16>) -> anyhow::Result<Bytes> {
-    let (mark, range) = (&port.mark, port.range());
-    match port.protocol {
-        ServiceProtocol::Tcp | ServiceProtocol::Both => {}
-        ServiceProtocol::Udp => bail!(
-            "\"{mark}\" carries datagrams only, and `report connect` a connection: listen with `report forward`, or with a client"
-        ),
-        ServiceProtocol::Socks5 => bail!(
-            "\"{mark}\" is a SOCKS5 proxy, which needs a destination: listen with `report forward`, or with a client"
-        ),
-    }
-    let offset = match offset {
-        Some(offset) if offset < range => offset,
-        None if range == 1 => 0,
-        _ => bail!(
-            "\"{mark}\" has {range} {}: choose one with --offset, from 0 to {}",
-            if range == 1 { "port" } else { "ports" },
-            range.saturating_sub(1)
-        ),
-    };
-    let details = OpenDetails {
-        offset,
-        ..OpenDetails::default()
-    };
-    Ok(details.encode())
-}
-
 /// Establishes a tunnel, and carries standard input and output over a stream of it.
 async fn carry(
     target: &ConnectTarget,
@@ -219,7 +198,7 @@ async fn carry(
     };
     let (min, max) = links.unwrap_or((1, 1));
     let link_set = LinkSet::new(client_uplink(client)?, max).with_min(min);
-    let parameters = port_parameters(port, &client.link, &ProcessShared::default());
+    let parameters = target.parameters();
     let (mark, stop) = (port.mark.clone(), cancel.clone());
     let work = move |reached: DirectTunnel| async move {
         tokio::select! {
@@ -231,17 +210,25 @@ async fn carry(
     direct::with_tunnel_over(link_set, parameters, timeout, cancel, work).await?
 }
 
-/// Carries standard input and output. They are untouched until the tunnel is established.
+/// Carries standard input and output. They are untouched until the tunnel is established, and the
+/// connection to a destination.
 async fn carry_streams(reached: &DirectTunnel, details: Bytes, mark: &str) -> anyhow::Result<()> {
+    let port = reached.tunnel.port();
+    let stream = reached.tunnel.open(details);
+    let early = if port.protocol == ServiceProtocol::Socks5 {
+        let confirmed = confirmed(&stream).await;
+        confirmed.map_err(|error| anyhow!(unconfirmed(&error, mark)))?
+    } else {
+        Bytes::new()
+    };
     let input = read_input().context("cannot read standard input")?;
     let output = write_output().context("cannot write standard output")?;
     let ends = PipeEnds {
         input,
         output: output.bytes,
+        early,
     };
-    let compress = reached.tunnel.port().compress;
-    let stream = reached.tunnel.open(details);
-    let carried = pipe::carry(stream, compress, ends).await;
+    let carried = pipe::carry(stream, port.compress, ends).await;
     // The queue is closed, so the thread writes what is left and ends.
     match output.written.await.context("the output has failed")? {
         Err(error) if has_no_reader(&error) => return Ok(()),
@@ -262,107 +249,21 @@ fn has_no_reader(error: &io::Error) -> bool {
     )
 }
 
-/// Returns why the connection failed, and what to do.
-fn failure(error: &PipeError, mark: &str) -> String {
-    let code = match error {
-        PipeError::Stream(RawError::Stream(error)) => error.reset_code(),
-        _ => None,
-    };
-    let problem = match code {
-        Some(ResetCode::Refused) => {
-            "the service refused the connection: check that it runs, and `local_address` of the server"
-        }
-        Some(ResetCode::Unreachable) => {
-            "the server cannot reach the service: check `local_address` of the server, and its log"
-        }
-        Some(ResetCode::Timeout) => {
-            "the service did not answer the server in time: check that it runs, and the firewall before it"
-        }
-        Some(ResetCode::Limit) => {
-            "the server has too many connections: raise its `limits`, or end other connections"
-        }
-        Some(ResetCode::Shutdown) => "the server is shutting down: try again",
-        Some(ResetCode::Reset) => "the service reset the connection",
-        _ => return format!("\"{mark}\": {error}"),
-    };
-    format!("\"{mark}\": {problem}")
-}
-
 #[cfg(test)]
 mod tests {
+    use clap::FromArgMatches as _;
+
     use super::*;
-    use crate::tunnel::TunnelStreamError;
-    use report_proto::mux::StreamError;
-
-    fn port(fields: &str) -> PortConfig {
-        let text = format!(
-            r#"{{"mode": "client", "master": "host:1", "ports": [{{"mark": "x", "port_key": "k", {fields}}}]}}"#
-        );
-        let loaded = config::parse(&text, std::path::Path::new("c.json"), &|_| None);
-        let (client, _) = client_of(loaded.expect(&text)).expect("a client");
-        client.ports[0].clone()
-    }
 
     #[test]
-    fn the_offset_is_within_the_range() {
-        let single = port(r#""local_address": "127.0.0.1:1""#);
-        assert!(details(&single, None).expect("the only one").is_empty());
-        assert!(details(&single, Some(0)).expect("the only one").is_empty());
-        let range = port(r#""local_address": "127.0.0.1:7-9""#);
-        assert_eq!(
-            details(&range, Some(2)).expect("the last"),
-            r#"{"offset":2}"#
-        );
-        for (port, offset, says) in [
-            (&single, Some(1), "has 1 port:"),
-            (&range, None, "from 0 to 2"),
-            (&range, Some(3), "from 0 to 2"),
-        ] {
-            let error = details(port, offset).expect_err(says).to_string();
-            assert!(
-                error.contains(says) && error.contains("--offset"),
-                "{error}"
-            );
-        }
-    }
-
-    #[test]
-    fn ports_without_connections_to_one_service_are_refused() {
-        for (protocol, says) in [("udp", "datagrams"), ("socks5", "SOCKS5")] {
-            let port = port(&format!(
-                r#""local_address": "127.0.0.1:1", "protocol": "{protocol}""#
-            ));
-            let error = details(&port, None).expect_err(protocol).to_string();
-            assert!(
-                error.contains(says) && error.contains("report forward"),
-                "{error}"
-            );
-        }
-        let both = port(r#""local_address": "127.0.0.1:1", "protocol": "both""#);
-        assert!(details(&both, None).is_ok());
-    }
-
-    #[test]
-    fn failures_name_the_port_and_a_remedy() {
-        let reset = |code| {
-            let error = TunnelStreamError::Stream(StreamError::Reset(code));
-            failure(&PipeError::Stream(RawError::Stream(error)), "SSH")
-        };
-        for (code, says) in [
-            (ResetCode::Refused, "refused the connection: check"),
-            (ResetCode::Unreachable, "cannot reach the service: check"),
-            (ResetCode::Timeout, "in time: check"),
-            (ResetCode::Limit, "raise its `limits`"),
-            (ResetCode::Protocol, "protocol"),
-        ] {
-            let text = reset(code);
-            assert!(
-                text.starts_with("\"SSH\": ") && text.contains(says),
-                "{text}"
-            );
-        }
-        let input = failure(&PipeError::Input(ErrorKind::IsADirectory.into()), "SSH");
-        assert!(input.contains("cannot read the input"), "{input}");
+    fn the_memory_limit_counts() {
+        let command = ConnectArguments::augment_args(clap::Command::new("connect"));
+        let invitation = "report+wss://host/#k";
+        let words = ["connect", invitation, "--limits-memory", "64 MiB"];
+        let matches = command.try_get_matches_from(words).expect("parsed");
+        let arguments = ConnectArguments::from_arg_matches(&matches).expect("parsed");
+        let target = arguments.target().expect("valid");
+        assert_eq!(target.parameters().process_shared.budget.size(), 64 << 20);
     }
 
     #[test]

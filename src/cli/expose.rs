@@ -120,6 +120,11 @@ mod tests {
         );
         let error = server(&["--to", "a:0"]).expect_err("port 0");
         assert!(error.starts_with("--to (\"a:0\") has port 0"), "{error}");
+        let error = server(&["--to", "a:1", "--health-check-kind", "tcp"]).expect_err("no targets");
+        assert!(
+            error.starts_with("--health-check-kind has no effect without `targets`"),
+            "{error}"
+        );
         let error = server(&["--to", "a:1", "--credential", "rc"]).expect_err("no credential");
         assert!(error.starts_with("--credential "), "{error}");
         assert!(!error.contains("\"rc\""), "{error}");

@@ -5,12 +5,13 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 use clap::Args;
 
 use super::{
+    InvalidArguments,
     connect::hidden,
     field_options::{ConfigFields, FieldOptions, ForwardFields, OptionNames},
     invite,
     run::run_fields,
 };
-use crate::config::{Invite, Secret};
+use crate::config::{Invite, LocalAddress, Secret};
 
 /// The fields that are not in the tables of options.
 const ARGUMENTS: &[(&str, &str)] = &[("ports.local_address", "listen")];
@@ -46,10 +47,17 @@ pub(super) fn forward(arguments: &ForwardArguments) -> anyhow::Result<ExitCode> 
 
 impl ForwardArguments {
     fn fields(&self, variables: &dyn Fn(&str) -> Option<OsString>) -> anyhow::Result<ConfigFields> {
-        let mut fields = match (&self.invite, &self.invite_file) {
-            (Some(text), _) => ConfigFields::of_invite(&text.expose().parse::<Invite>()?),
-            (None, Some(path)) => ConfigFields::of_invite(&invite::read_file(path)?),
-            (None, None) => ConfigFields::new("client"),
+        let invite = match (&self.invite, &self.invite_file) {
+            (Some(text), _) => Some(invite::read_text(text.expose())?),
+            (None, Some(path)) => Some(invite::read_file(path)?),
+            (None, None) => None,
+        };
+        let mut fields = match &invite {
+            Some(invite) => {
+                self.check_range(invite)?;
+                ConfigFields::of_invite(invite)
+            }
+            None => ConfigFields::new("client"),
         };
         fields.set("ports.local_address", self.listen.as_str());
         fields.set_options(&self.options);
@@ -60,6 +68,33 @@ impl ForwardArguments {
             fields.set_from_environment(&[secret], variables);
         }
         Ok(fields)
+    }
+
+    /// Checks that the client has as many addresses as the service.
+    fn check_range(&self, invite: &Invite) -> Result<(), InvalidArguments> {
+        let listen = self.listen.parse::<LocalAddress>();
+        // The reader of the fields reports an invalid address.
+        let count = listen.map_or(invite.range, |address| address.count());
+        if count == invite.range {
+            return Ok(());
+        }
+        let remedy = match invite.range {
+            0 | 1 => "write HOST:PORT or unix:PATH".to_owned(),
+            range => format!("write HOST:FIRST-LAST with {range} ports"),
+        };
+        Err(InvalidArguments(format!(
+            "--listen (\"{}\") names {}, but the service of the invitation has {}: {remedy}",
+            self.listen,
+            addresses(count),
+            addresses(invite.range)
+        )))
+    }
+}
+
+fn addresses(count: u16) -> String {
+    match count {
+        1 => "1 address".to_owned(),
+        count => format!("{count} addresses"),
     }
 }
 
@@ -121,12 +156,56 @@ mod tests {
     }
 
     #[test]
+    fn invitations_and_options_contain_no_variables() {
+        let name = "REPORT_PORT_KEY";
+        let invite = format!(
+            "report+wss://host/${{{name}}}?query=a%3D%24%7B{name}%7D&mark=%24%7B{name}%7D#$${{{name}}}"
+        );
+        let invite = [invite.as_str(), "--user-agent", "${HOME}"];
+        let read = client(&[&invite[..], &["--listen", "127.0.0.1:1"]].concat()).expect("valid");
+        let master = read.link.masters[0].to_string();
+        assert_eq!(master, format!("wss://host/${{{name}}}?a=${{{name}}}"));
+        let port = &read.ports[0];
+        assert_eq!(port.mark, format!("${{{name}}}"));
+        assert_eq!(port.port_key.expose(), format!("$${{{name}}}"));
+        let user_agent = read.link.user_agent.expect("an option");
+        assert_eq!(user_agent.to_string(), "${HOME}");
+        let options = ["--master", "host:1", "--listen", "127.0.0.1:1"];
+        let options = options.into_iter().chain(["--port-key", "$a${b"]);
+        let read = client(&options.collect::<Vec<_>>()).expect("valid");
+        assert_eq!(read.ports[0].port_key.expose(), "$a${b");
+    }
+
+    #[test]
     fn a_key_may_come_from_the_environment() {
         let client = client(&["--master", "host:1", "--listen", "127.0.0.1:1"]).expect("valid");
         let port = &client.ports[0];
         assert_eq!(port.port_key.expose(), "from the environment");
         assert_eq!(port.mark, "127.0.0.1:1", "the address by default");
         assert!(client.credential.is_none());
+    }
+
+    #[test]
+    fn the_size_of_a_range_is_that_of_the_invitation() {
+        let range = "report+wss://host/?ports=3#k";
+        let valid = client(&[range, "--listen", "127.0.0.1:7-9"]).expect("valid");
+        assert_eq!(valid.ports[0].range(), 3);
+        for (invite, listen, part) in [
+            (
+                range,
+                "127.0.0.1:7",
+                "names 1 address, but the service of the invitation has 3 addresses",
+            ),
+            (range, "127.0.0.1:7-10", "names 4 addresses"),
+            (INVITE, "127.0.0.1:7-8", "write HOST:PORT"),
+            (range, "127.0.0.1", "has no port"),
+        ] {
+            let error = client(&[invite, "--listen", listen]).expect_err(listen);
+            assert!(
+                error.starts_with(&format!("--listen (\"{listen}\")")) && error.contains(part),
+                "{error}"
+            );
+        }
     }
 
     #[test]

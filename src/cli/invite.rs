@@ -2,6 +2,7 @@
 //! it. Reads invitations for other commands.
 
 use std::{
+    fmt::Display,
     io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -11,7 +12,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use zeroize::Zeroizing;
 
-use super::{ConfigFile, configurations::create_private, port_choice::by_mark};
+use super::{ConfigFile, InvalidArguments, configurations::create_private, port_choice::by_mark};
 use crate::{
     config::{self, Invite, LinkConfig, PortConfig, RoleConfig},
     text,
@@ -37,13 +38,15 @@ pub(super) struct InviteArguments {
 pub(super) fn invite(arguments: &InviteArguments) -> anyhow::Result<ExitCode> {
     let file = &arguments.file.config;
     let loaded = config::load(file)?;
-    let (link, port) = match &loaded.config.role {
+    let (link, has_credential, port) = match &loaded.config.role {
         RoleConfig::Server(server) => (
             &server.link,
+            false,
             by_mark(server.enabled_ports(), &arguments.port),
         ),
         RoleConfig::Client(client) => (
             &client.link,
+            client.credential.is_some(),
             by_mark(client.enabled_ports(), &arguments.port),
         ),
         RoleConfig::Master(_) => bail!(
@@ -60,7 +63,7 @@ pub(super) fn invite(arguments: &InviteArguments) -> anyhow::Result<ExitCode> {
             writeln!(io::stdout(), "wrote an invitation to {}", path.display())?;
         }
     }
-    for warning in warnings(link, port) {
+    for warning in warnings(link, has_credential, port) {
         super::print_error(&format!("warning: {warning}"));
     }
     Ok(ExitCode::SUCCESS)
@@ -77,12 +80,14 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
         })
 }
 
-fn warnings(link: &LinkConfig, port: &PortConfig) -> Vec<String> {
+/// Returns the warnings about an invitation. `has_credential` tells whether a client has one.
+fn warnings(link: &LinkConfig, has_credential: bool, port: &PortConfig) -> Vec<String> {
     let secret = format!(
         "the invitation contains the port key of \"{}\", which is the access to the service: pass it on in private",
         port.mark
     );
-    let local = local_fields(link);
+    let credential = has_credential.then_some("`credential`");
+    let local: Vec<&str> = credential.into_iter().chain(local_fields(link)).collect();
     let omitted = (!local.is_empty()).then(|| {
         format!(
             "the invitation does not contain {}: add it with options of `report connect` or `report forward` where it is needed",
@@ -93,32 +98,53 @@ fn warnings(link: &LinkConfig, port: &PortConfig) -> Vec<String> {
 }
 
 /// Returns the set fields that a client may need to reach the master, and that are not in an
-/// invitation: they name files, or belong to the network of this machine.
-fn local_fields(link: &LinkConfig) -> Vec<&'static str> {
+/// invitation: they name files, or belong to this machine and its network.
+fn local_fields(link: &LinkConfig) -> impl Iterator<Item = &'static str> {
     let fields = [
         ("`proxy`", link.proxy.is_some()),
         ("`connect_to`", link.connect_to.is_some()),
         ("`host`", link.host.is_some()),
         ("`headers`", !link.headers.is_empty()),
         ("`headers_file`", link.headers_file.is_some()),
+        ("`user_agent`", link.user_agent.is_some()),
         ("`tls.ca`", link.tls.ca.is_some()),
+        ("`tls.system_ca`", link.tls.system_ca),
         ("`tls.client_cert`", link.tls.client_cert.is_some()),
         ("`tls.server_name`", link.tls.server_name.is_some()),
         ("`tls.insecure_skip_verify`", link.tls.insecure_skip_verify),
     ];
     let set = fields.into_iter().filter(|(_, is_set)| *is_set);
-    set.map(|(name, _)| name).collect()
+    set.map(|(name, _)| name)
+}
+
+/// Returns whether the text may be an invitation, or the rest of one.
+pub(super) fn may_contain_key(text: &str) -> bool {
+    text.contains("://") && text.contains('#')
+}
+
+/// Parses an invitation in the arguments.
+///
+/// # Errors
+/// Fails when the text is no invitation. The error does not contain it.
+pub(super) fn read_text(text: &str) -> Result<Invite, InvalidArguments> {
+    let parsed = text.parse::<Invite>();
+    parsed.map_err(|error| InvalidArguments(error.to_string()))
 }
 
 /// Reads the invitation in a file.
 ///
 /// # Errors
 /// Fails when the file cannot be read, or contains no invitation. The error does not contain it.
-pub(super) fn read_file(path: &Path) -> anyhow::Result<Invite> {
-    let name = || format!("the invitation in {}", path.display());
-    let bytes = text::read_file(path, text::SHORT_FILE_MAX).with_context(name)?;
-    let content = Zeroizing::new(text::decode(&bytes).with_context(name)?);
-    content.parse::<Invite>().with_context(name)
+pub(super) fn read_file(path: &Path) -> Result<Invite, InvalidArguments> {
+    let invalid = |problem: &dyn Display| {
+        let name = path.display();
+        InvalidArguments(format!("the invitation in {name}: {problem}"))
+    };
+    let read = text::read_file(path, text::SHORT_FILE_MAX);
+    let bytes = Zeroizing::new(read.map_err(|error| invalid(&error))?);
+    let content = Zeroizing::new(text::decode(&bytes).map_err(|error| invalid(&error))?);
+    let parsed = content.parse::<Invite>();
+    parsed.map_err(|error| invalid(&error))
 }
 
 #[cfg(test)]
@@ -170,13 +196,19 @@ mod tests {
         let RoleConfig::Server(mut server) = loaded.config.role else {
             panic!("no server")
         };
-        let lines = warnings(&server.link, &server.ports[0]);
+        let lines = warnings(&server.link, false, &server.ports[0]);
         assert_eq!(lines.len(), 2, "{lines:?}");
         assert!(lines[0].contains("port key of \"SSH\""), "{lines:?}");
         assert!(lines[1].contains("`tls.ca`:"), "{lines:?}");
         assert!(!lines.concat().contains("a_key"), "{lines:?}");
         server.link.tls.ca = None;
-        assert_eq!(warnings(&server.link, &server.ports[0]).len(), 1);
+        assert_eq!(warnings(&server.link, false, &server.ports[0]).len(), 1);
+        server.link.tls.system_ca = true;
+        let lines = warnings(&server.link, true, &server.ports[0]);
+        assert!(
+            lines[1].contains("`credential`, `tls.system_ca`:"),
+            "{lines:?}"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! | `report bench` | `bench`, with `bench_report` (the results as text and JSON) |
 //! | `report check` | `check`, with `config_text` (the description of a configuration) |
 //! | `report completions` | `completions` |
-//! | `report connect` | `connect`, with `standard_streams` (standard input and output as queues) |
+//! | `report connect` | `connect`, with `connect_request` (what the server is to connect to) and `standard_streams` (standard input and output as queues) |
 //! | `report doctor` | `doctor`, with `doctor_subject` (what it checks for a configuration) and `doctor_text` (the text output) |
 //! | `report expose`, `report forward` | `expose`, `forward`: a server and a client without a file, with `field_options` (options for the fields of a configuration) |
 //! | `report invite` | `invite` |
@@ -30,6 +30,7 @@ mod completions;
 mod config_text;
 mod configurations;
 mod connect;
+mod connect_request;
 mod control;
 mod doctor;
 mod doctor_subject;
@@ -63,7 +64,10 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{
+    Args, Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 
 use crate::telemetry::{self, LogFormat, escape_text};
 
@@ -126,14 +130,23 @@ enum Command {
     Live(administration::LiveCommand),
 }
 
+/// The exit code of invalid arguments.
+const INVALID_ARGUMENTS: u8 = 2;
+
+/// The problems of arguments, one per line. The process ends with [`INVALID_ARGUMENTS`].
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct InvalidArguments(String);
+
 /// Runs the command in the arguments of the process.
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
+        Err(mut error) => {
+            hide_invitation(&mut error);
             // `--help` and `--version` also end here. A closed output is not an error.
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(INVALID_ARGUMENTS));
         }
     };
     let outcome = match arguments.command {
@@ -158,10 +171,31 @@ pub fn main() -> ExitCode {
     };
     let code = outcome.unwrap_or_else(|error| {
         report_failure(&error_text(&error));
-        ExitCode::FAILURE
+        failure_code(&error)
     });
     telemetry::flush();
     code
+}
+
+/// Removes an invitation from an error about an unexpected argument. It contains a key.
+fn hide_invitation(error: &mut clap::Error) {
+    for kind in [ContextKind::InvalidArg, ContextKind::InvalidSubcommand] {
+        if let Some(ContextValue::String(text)) = error.get(kind)
+            && invite::may_contain_key(text)
+        {
+            let hidden = ContextValue::String("(an invitation)".to_owned());
+            let _ = error.insert(kind, hidden);
+            let _ = error.remove(ContextKind::Suggested);
+        }
+    }
+}
+
+fn failure_code(error: &anyhow::Error) -> ExitCode {
+    if error.is::<InvalidArguments>() {
+        ExitCode::from(INVALID_ARGUMENTS)
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Prints why the process fails. Standard error with JSON logs gets a further log line, so that
@@ -233,6 +267,37 @@ mod tests {
         assert_eq!(
             error_text(&refused().context("master")),
             format!("master: {text}")
+        );
+    }
+
+    #[test]
+    fn an_unexpected_invitation_is_not_printed() {
+        for arguments in [
+            &["report", "report+wss://host/#hush"][..],
+            &["report", "doctor", "report+wss://host/#hush"],
+            &["report", "connect", "SSH", "report+wss://host/#hush"],
+            &["report", "connect", "SSH", "port+wss://host/?mark=a#hush"],
+        ] {
+            let mut error = Arguments::try_parse_from(arguments).expect_err("refused");
+            hide_invitation(&mut error);
+            let text = error.to_string();
+            assert!(text.contains("(an invitation)"), "{text}");
+            assert!(!text.contains("hush"), "{text}");
+        }
+        let mut error = Arguments::try_parse_from(["report", "chek"]).expect_err("refused");
+        hide_invitation(&mut error);
+        assert!(error.to_string().contains("'chek'"), "{error}");
+    }
+
+    #[test]
+    fn invalid_arguments_have_a_separate_exit_code() {
+        let invalid = || anyhow::Error::from(InvalidArguments("--to is missing".to_owned()));
+        let usage = ExitCode::from(INVALID_ARGUMENTS);
+        assert_eq!(failure_code(&invalid()), usage);
+        assert_eq!(failure_code(&invalid().context("more")), usage);
+        assert_eq!(
+            failure_code(&anyhow::anyhow!("no server")),
+            ExitCode::FAILURE
         );
     }
 

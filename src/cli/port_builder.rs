@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::anyhow;
 
-use super::roles::port_parameters_with;
+use super::roles::{port_parameters_with, process_shared};
 use crate::{
     client::{ClientPort, PortAddress},
     config::{
@@ -13,7 +13,7 @@ use crate::{
         ServerConfig,
     },
     server::{AllowList, ServerPort, Service, ServiceTargets},
-    tunnel::{MemoryBudget, PortCounters, PortParameters, ProcessShared, ServiceProtocol},
+    tunnel::{PortCounters, PortParameters, ProcessShared},
 };
 use report_proto::crypto::PortKeys;
 
@@ -36,10 +36,7 @@ impl PortBuilder {
     /// Creates the shared state of all tunnels of the process, with a budget of `memory`.
     pub(super) fn new(memory: ByteSize) -> Self {
         PortBuilder {
-            process_shared: ProcessShared {
-                budget: Arc::new(MemoryBudget::new(memory.bytes() as u64)),
-                ..ProcessShared::default()
-            },
+            process_shared: process_shared(memory),
             known: Vec::new(),
         }
     }
@@ -79,7 +76,7 @@ impl PortBuilder {
     /// Returns the ports of a client.
     ///
     /// # Errors
-    /// When this version does not serve one of them.
+    /// When one of them has no address.
     pub(super) fn client_ports(
         &mut self,
         config: &ClientConfig,
@@ -99,52 +96,31 @@ impl PortBuilder {
     }
 
     /// Returns one port of a server.
-    ///
-    /// # Errors
-    /// When this version does not serve it.
-    pub(super) fn server_port(
-        &mut self,
-        port: &PortConfig,
-        config: &ServerConfig,
-    ) -> anyhow::Result<ServerPort> {
-        Ok(ServerPort {
+    pub(super) fn server_port(&mut self, port: &PortConfig, config: &ServerConfig) -> ServerPort {
+        ServerPort {
             port: self.parameters(port, &config.link),
-            service: service(port)?,
+            service: service(port),
             proxy_protocol: port.proxy_protocol.is_some(),
-        })
+        }
     }
 }
 
-/// Returns where the streams of a server's port go.
-fn service(port: &PortConfig) -> anyhow::Result<Service> {
-    match (port.destinations(), port.protocol) {
-        (Destinations::Address(address), ServiceProtocol::Tcp) => {
-            Ok(ServiceTargets::at(address).into())
-        }
-        (Destinations::Targets(targets), ServiceProtocol::Tcp) => {
+/// Returns where the streams and flows of a server's port go.
+fn service(port: &PortConfig) -> Service {
+    match port.destinations() {
+        Destinations::Address(address) => ServiceTargets::at(address).into(),
+        Destinations::Targets(targets) => {
             let choice = port.target_choice;
             let health_check = port.health_check.clone();
-            Ok(ServiceTargets::any_of(targets.to_vec(), choice, health_check).into())
+            ServiceTargets::any_of(targets.to_vec(), choice, health_check).into()
         }
-        (Destinations::Allowed(rules), _) => {
-            Ok(Service::Destinations(AllowList::new(rules.to_vec())))
-        }
-        _ => Err(unsupported(port)),
+        Destinations::Allowed(rules) => Service::Destinations(AllowList::new(rules.to_vec())),
     }
 }
 
 /// Returns where a client's port listens.
 fn listen_address(port: &PortConfig) -> anyhow::Result<LocalAddress> {
-    match (&port.local_address, port.protocol) {
-        (Some(address), ServiceProtocol::Tcp | ServiceProtocol::Socks5) => Ok(address.clone()),
-        _ => Err(unsupported(port)),
-    }
-}
-
-fn unsupported(port: &PortConfig) -> anyhow::Error {
-    anyhow!(
-        "port \"{}\": this version does not serve the protocol \"{}\"",
-        port.mark,
-        port.protocol
-    )
+    // A valid configuration has one.
+    let address = port.local_address.clone();
+    address.ok_or_else(|| anyhow!("port \"{}\" has no `local_address`", port.mark))
 }

@@ -2,6 +2,7 @@
 
 use anyhow::bail;
 
+use super::invite;
 use crate::config::PortConfig;
 
 /// Returns the port with this mark. Without one, returns the only port whose mark differs in upper
@@ -25,15 +26,21 @@ pub(super) fn by_mark<'c>(
     }
     match found.as_slice() {
         &[port] => Ok(port),
-        [] => bail!(
-            "no port has the mark \"{mark}\": write one of {}",
-            list(&ports)
-        ),
+        [] => bail!("no port has {}: write one of {}", named(mark), list(&ports)),
         several => bail!(
             "\"{mark}\" is the mark of {} ports: write one of {}, or rename one of them",
             several.len(),
             list(several)
         ),
+    }
+}
+
+/// Names the mark, unless it may be an invitation that was copied incompletely.
+fn named(mark: &str) -> String {
+    if invite::may_contain_key(mark) {
+        "this mark (it may contain a key, so it is not printed; an invitation begins with report+wss:// or report+ws://)".to_owned()
+    } else {
+        format!("the mark \"{mark}\"")
     }
 }
 
@@ -70,6 +77,19 @@ mod tests {
         ] {
             let port = by_mark(ports.iter(), mark);
             assert_eq!(port.map_or("", |port| &port.mark), found, "{mark}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_invitation_is_not_printed() {
+        let ports = ports(&["SSH"]);
+        for mark in [
+            "'report+wss://host/#hush",
+            "eport+wss://host/?mark=SSH#hush",
+        ] {
+            let error = by_mark(ports.iter(), mark).expect_err(mark).to_string();
+            assert!(error.contains("write one of \"SSH\""), "{error}");
+            assert!(!error.contains("hush"), "{error}");
         }
     }
 

@@ -30,7 +30,7 @@ use crate::{
     random,
     server::{self, QuotaLimits, ServerParameters},
     supervisor::{DialStrategy, MoveRequests, Uplink},
-    tunnel::{PortParameters, ProcessShared, WindowSize},
+    tunnel::{MemoryBudget, PortParameters, ProcessShared, WindowSize},
 };
 #[cfg(feature = "store")]
 use crate::{admin::api::Api, store::Store};
@@ -188,8 +188,9 @@ const RESERVED_FILES: usize = 64;
 fn server(config: &ServerConfig) -> anyhow::Result<(ServerParameters, PortBuilder)> {
     let mut builder = PortBuilder::new(*config.limits.memory);
     let ports = config.enabled_ports();
-    let ports = ports.map(|port| builder.server_port(port, config));
-    let ports = ports.collect::<anyhow::Result<Vec<_>>>()?;
+    let ports = ports
+        .map(|port| builder.server_port(port, config))
+        .collect();
     let mut parameters = ServerParameters::new(config, server_uplink(config)?, ports);
     parameters.limits = server_limits(config);
     Ok((parameters, builder))
@@ -205,6 +206,14 @@ pub(super) fn server_limits(config: &ServerConfig) -> QuotaLimits {
     // Few servers need the default number of streams, so only explicit limits are worth a warning.
     let are_explicit = config.limits != ServerLimitsConfig::default();
     streams_within_open_files(QuotaLimits::new(&config.limits), are_explicit)
+}
+
+/// The shared state of all tunnels of the process, with a budget of `memory`.
+pub(super) fn process_shared(memory: ByteSize) -> ProcessShared {
+    ProcessShared {
+        budget: Arc::new(MemoryBudget::new(memory.bytes() as u64)),
+        ..ProcessShared::default()
+    }
 }
 
 /// Caps the streams of a server by the limit of open files.

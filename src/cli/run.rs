@@ -7,6 +7,7 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    InvalidArguments,
     admin_switch::{AdminServer, admin_switch},
     field_options::{ConfigFields, OptionNames},
     live_role::LiveRole,
@@ -26,9 +27,6 @@ use crate::{
     systemd::Notifier,
     telemetry,
 };
-
-/// The exit code of invalid arguments.
-const INVALID_ARGUMENTS: u8 = 2;
 
 /// Runs the role of the file until a signal ends it. Reloads the file on request.
 ///
@@ -69,9 +67,10 @@ fn run_loaded(
     run_with_signals(runtime, &grace, install, async |cancel| {
         let hangups = file.map(|_| Hangups::install()).transpose();
         let hangups = hangups.context("cannot receive signals")?;
+        let ready = PreparedRole::prepare(&loaded.config).await?;
+        // Last, as it replaces the unix socket of an earlier process, which continues if this one fails.
         let admin = loaded.config.common.admin.as_ref();
         let admin = admin.map(AdminListener::bind).transpose()?;
-        let ready = PreparedRole::prepare(&loaded.config).await?;
         let listens_at = ready.local_addresses();
         tracing::info!(
             role = loaded.config.role.name(),
@@ -95,24 +94,28 @@ fn run_loaded(
         let reloads = file
             .zip(hangups)
             .map(|(file, hangups)| Reloads::new(file, loaded, live, hangups));
-        run_until_ended(ready, server, reloads, &cancel, grace.clone()).await;
-        Ok(())
+        run_until_ended(ready, server, reloads, &cancel, grace.clone()).await
     })
 }
 
 /// Runs a role with its admin address and its reloads. Reports to systemd, and to an earlier process
 /// that hands over to this one.
+///
+/// # Errors
+/// Fails when that process has ended.
 async fn run_until_ended(
     ready: PreparedRole,
     admin: AdminServer,
     reloads: Option<Reloads>,
     cancel: &CancellationToken,
     grace: Grace,
-) {
+) -> anyhow::Result<()> {
     let (master, role) = (ready.master_handle(), ready.name());
+    successor::report_ready()
+        .context("the process that has started this one ended before this one took over")?;
     let notifier = Notifier::new();
+    let restarts = restart_on_signal(master.as_ref(), &notifier);
     notifier.ready(role);
-    successor::report_ready();
     let reloading = async {
         match reloads {
             Some(reloads) => reloads.run(role, master.as_ref(), &notifier).await,
@@ -124,24 +127,23 @@ async fn run_until_ended(
         () = ready.run(cancel.clone(), grace) => {}
         () = admin.serve() => {}
         () = notifier.supervise(cancel) => {}
-        () = restart_on_signal(master.as_ref(), &notifier) => {}
+        () = restarts => {}
         () = reloading => {}
     }
+    Ok(())
 }
 
-/// Runs the role of a configuration without a file. `names` are its options. Invalid options are
-/// printed, and give the exit code of invalid arguments.
+/// Runs the role of a configuration without a file. `names` are its options.
 ///
 /// # Errors
-/// Fails when the role cannot run.
+/// Fails when the options are invalid, or the role cannot run.
 pub(super) fn run_fields(fields: ConfigFields, names: &OptionNames) -> anyhow::Result<ExitCode> {
-    match fields.read(names, &|name| std::env::var_os(name)) {
-        Ok(loaded) => run_loaded(None, &loaded, |warning| names.warning(warning)),
-        Err(problems) => {
-            super::print_error(&problems);
-            Ok(ExitCode::from(INVALID_ARGUMENTS))
-        }
-    }
+    // Before the process has other threads.
+    passed_sockets::receive();
+    let loaded = fields
+        .read(names, &|name| std::env::var_os(name))
+        .map_err(InvalidArguments)?;
+    run_loaded(None, &loaded, |warning| names.warning(warning))
 }
 
 /// Raises the soft limit of open files to the hard limit. Each connection takes one or two

@@ -1,4 +1,4 @@
-//! The local addresses of a client's ports, and their listeners.
+//! The local addresses of a client's ports, and their listeners and UDP sockets.
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -14,7 +14,9 @@ use crate::{
     net::{
         local_listener::{LocalListener, listen_remedy},
         tcp,
+        udp::DatagramSocket,
     },
+    tunnel::ServiceProtocol,
 };
 
 /// First and longest pause between attempts to listen at an unavailable address.
@@ -42,7 +44,40 @@ impl From<HostPort> for PortAddress {
     }
 }
 
-/// All TCP addresses of a client. An IPv6 wildcard listener leaves IPv4 to a port that has the IPv4
+/// What a port listens for at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ListenerKind {
+    Streams,
+    Datagrams,
+}
+
+impl ListenerKind {
+    /// Returns what a port with this protocol listens for at each of its addresses.
+    fn of(protocol: ServiceProtocol) -> impl Iterator<Item = Self> + Clone {
+        let streams = protocol.has_tcp().then_some(Self::Streams);
+        let datagrams = protocol.has_udp().then_some(Self::Datagrams);
+        streams.into_iter().chain(datagrams)
+    }
+}
+
+/// A listener or a UDP socket of a port.
+#[derive(Debug)]
+pub(super) enum BoundListener {
+    Streams(LocalListener),
+    Datagrams(DatagramSocket),
+}
+
+impl BoundListener {
+    /// Returns the address with the port that the system chose, or `None` for a unix socket.
+    pub(super) fn local_addr(&self) -> Option<SocketAddr> {
+        match self {
+            BoundListener::Streams(listener) => listener.local_addr(),
+            BoundListener::Datagrams(socket) => Some(socket.local_addr()),
+        }
+    }
+}
+
+/// All IP addresses of a client. An IPv6 wildcard listener leaves IPv4 to a port that has the IPv4
 /// address.
 pub(super) struct BindAddresses(Arc<[SocketAddr]>);
 
@@ -70,18 +105,23 @@ impl BindAddresses {
         BindAddresses(all.into())
     }
 
-    /// Returns the addresses of a port, in the order of their numbers.
-    pub(super) fn of(&self, port: &PortAddress) -> Vec<BindAddress> {
-        let address = |offset| {
+    /// Returns the addresses of a port, in the order of their numbers, each once for everything that
+    /// a port with this protocol listens for.
+    pub(super) fn of(&self, port: &PortAddress, protocol: ServiceProtocol) -> Vec<BindAddress> {
+        let kinds = ListenerKind::of(protocol);
+        let numbered = (0..port.address.count())
+            .flat_map(|offset| kinds.clone().map(move |kind| (offset, kind)));
+        let address = |(offset, kind)| {
             Some(BindAddress {
                 offset,
+                kind,
                 target: port.address.at(offset)?,
                 socket_mode: port.socket_mode,
                 socket_owner: port.socket_owner.clone(),
                 all: Arc::clone(&self.0),
             })
         };
-        (0..port.address.count()).filter_map(address).collect()
+        numbered.filter_map(address).collect()
     }
 }
 
@@ -89,6 +129,7 @@ impl BindAddresses {
 pub(super) struct BindAddress {
     /// The number of the address in the range of the port, from 0.
     pub(super) offset: u16,
+    kind: ListenerKind,
     target: Target,
     socket_mode: Option<SocketMode>,
     socket_owner: Option<SocketOwner>,
@@ -102,22 +143,41 @@ impl fmt::Display for BindAddress {
 }
 
 impl BindAddress {
+    /// Takes the number that the system has chosen for the streams of this address, if it is the one
+    /// for its datagrams: a port has one number for both.
+    pub(super) fn follow(&mut self, streams: &BoundListener) {
+        if let Target::Tcp(address) = &mut self.target
+            && let Some(bound) = streams.local_addr()
+            && self.kind == ListenerKind::Datagrams
+            && address.port == 0
+        {
+            address.port = bound.port();
+        }
+    }
+
     /// Listens at the unix socket, or at the first available address of the name.
     ///
     /// # Errors
     /// The error of the last address.
-    pub(super) async fn listen(&self) -> io::Result<LocalListener> {
+    pub(super) async fn listen(&self) -> io::Result<BoundListener> {
         match &self.target {
-            Target::Tcp(address) => self.listen_at_tcp(address).await,
-            Target::Unix(address) => self.listen_at_socket(address),
+            Target::Tcp(address) => self.listen_at_port(address).await,
+            Target::Unix(address) => self.listen_at_socket(address).map(BoundListener::Streams),
         }
     }
 
-    async fn listen_at_tcp(&self, address: &HostPort) -> io::Result<LocalListener> {
+    async fn listen_at_port(&self, address: &HostPort) -> io::Result<BoundListener> {
         let mut error = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
         for address in tokio::net::lookup_host(address.to_string()).await? {
-            match tcp::listen(address, &self.all) {
-                Ok(listener) => return Ok(LocalListener::Tcp(listener)),
+            let bound = match self.kind {
+                ListenerKind::Streams => tcp::listen(address, &self.all)
+                    .map(|listener| BoundListener::Streams(LocalListener::Tcp(listener))),
+                ListenerKind::Datagrams => {
+                    DatagramSocket::bind(address, &self.all).map(BoundListener::Datagrams)
+                }
+            };
+            match bound {
+                Ok(bound) => return Ok(bound),
                 Err(failed) => error = failed,
             }
         }
@@ -136,7 +196,7 @@ impl BindAddress {
     ///
     /// # Cancel safety
     /// Dropping the future leaves no listener behind.
-    pub(super) async fn listen_with_retry(&self, mark: &str) -> LocalListener {
+    pub(super) async fn listen_with_retry(&self, mark: &str) -> BoundListener {
         let mut pause = RETRY_FIRST;
         loop {
             tokio::time::sleep(pause).await;
@@ -186,7 +246,7 @@ mod tests {
 
     /// Returns the only address of a port.
     fn only(all: &BindAddresses, port: &PortAddress) -> BindAddress {
-        let mut addresses = all.of(port);
+        let mut addresses = all.of(port, ServiceProtocol::Tcp);
         assert_eq!(addresses.len(), 1);
         addresses.remove(0)
     }
@@ -243,7 +303,7 @@ mod tests {
             socket_owner: None,
         };
         let all = BindAddresses::resolve([&range].into_iter()).await;
-        let addresses = all.of(&range);
+        let addresses = all.of(&range, ServiceProtocol::Tcp);
         let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         let expected = [last - 1, last].map(|port| format!("127.0.0.1:{port}"));
         assert_eq!(texts, expected);
@@ -257,6 +317,22 @@ mod tests {
             listener.local_addr().map(|address| address.port()),
             Some(last)
         );
+    }
+
+    #[tokio::test]
+    async fn a_port_has_one_number_for_connections_and_datagrams() {
+        let port = tcp("127.0.0.1:0");
+        let all = BindAddresses::resolve([&port].into_iter()).await;
+        let mut addresses = all.of(&port, ServiceProtocol::Both);
+        let streams = addresses[0].listen().await.expect("free");
+        assert!(matches!(streams, BoundListener::Streams(_)));
+        addresses[1].follow(&streams);
+        let datagrams = addresses[1].listen().await.expect("free");
+        assert!(matches!(datagrams, BoundListener::Datagrams(_)));
+        assert_eq!(datagrams.local_addr(), streams.local_addr());
+        assert_eq!(all.of(&port, ServiceProtocol::Udp).len(), 1);
+        let error = addresses[1].listen().await.expect_err("taken");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 
     #[cfg(unix)]
@@ -289,6 +365,9 @@ mod tests {
             .expect_err("still missing");
         std::fs::create_dir(&parent).expect("created");
         let listener = later.await;
+        let BoundListener::Streams(listener) = listener else {
+            panic!("{listener:?}")
+        };
         assert_eq!(listener.to_string(), format!("unix:{}", path.display()));
         let mode = std::fs::metadata(&path).expect("it exists").permissions();
         assert_eq!(mode.mode() & 0o777, 0o640);

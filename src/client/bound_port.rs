@@ -2,8 +2,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::bind::BindAddress;
-use crate::net::local_listener::LocalListener;
+use super::bind::{BindAddress, BoundListener};
 
 /// The client cannot listen at a local address.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +44,7 @@ impl ListenError {
     }
 }
 
-/// The listener of one address of a port.
+/// The listener of one address of a port, or its UDP socket.
 pub(super) struct PortListener {
     /// The number of the address in the range of the port.
     pub(super) offset: u16,
@@ -53,7 +52,7 @@ pub(super) struct PortListener {
 }
 
 enum ListenerState {
-    Bound(LocalListener),
+    Bound(BoundListener),
     /// The address is unavailable. The client retries it while it runs.
     Pending(BindAddress),
 }
@@ -65,8 +64,11 @@ impl PortListener {
         mark: &str,
         addresses: Vec<BindAddress>,
     ) -> (Vec<Self>, Option<ListenError>) {
-        let (mut listeners, mut failed) = (Vec::new(), None::<ListenError>);
-        for address in addresses {
+        let (mut listeners, mut failed) = (Vec::<Self>::new(), None::<ListenError>);
+        for mut address in addresses {
+            if let Some(streams) = listeners.last().and_then(Self::bound) {
+                address.follow(streams);
+            }
             let offset = address.offset;
             let state = match address.listen().await {
                 Ok(listener) => ListenerState::Bound(listener),
@@ -91,7 +93,7 @@ impl PortListener {
         self,
         mark: &str,
         cancel: &CancellationToken,
-    ) -> Option<LocalListener> {
+    ) -> Option<BoundListener> {
         match self.state {
             ListenerState::Bound(listener) => Some(listener),
             ListenerState::Pending(address) => {
@@ -103,7 +105,7 @@ impl PortListener {
     }
 
     /// Returns the listener if it is open.
-    pub(super) fn bound(&self) -> Option<&LocalListener> {
+    pub(super) fn bound(&self) -> Option<&BoundListener> {
         match &self.state {
             ListenerState::Bound(listener) => Some(listener),
             ListenerState::Pending(_) => None,

@@ -13,6 +13,7 @@ use super::{
     orphans::Orphans,
     port::PortSupervisor,
     socks::{self, SocksProxy},
+    udp::DatagramPort,
 };
 use crate::{
     net::{
@@ -41,6 +42,8 @@ pub(super) struct ListenerContext {
     pub offset: u16,
     /// The proxy of a port whose applications name their destinations.
     pub proxy: Option<Arc<SocksProxy>>,
+    /// The datagrams of the port.
+    pub datagrams: Arc<DatagramPort>,
     pub hold_timeout: Duration,
     /// The order of the connections that wait for the tunnel.
     pub queue: HoldQueue,

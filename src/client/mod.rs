@@ -1,9 +1,10 @@
 //! The client role: listens locally, keeps links to a master, attaches a tunnel for each port, and
 //! carries local connections into it.
 //!
-//! Listeners stay open until the client ends, or a change of the configuration removes them. A listener whose address is unavailable follows when
-//! the address is free. A connection that arrives while the port has no tunnel waits for
-//! `hold_timeout`, and is then reset.
+//! Listeners stay open until the client ends, or a change of the configuration removes them. A
+//! listener whose address is unavailable follows when the address is free. A connection that arrives
+//! while the port has no tunnel waits for `hold_timeout`, and is then reset. A datagram waits for
+//! `max_delay`, and is then dropped.
 
 mod bind;
 mod bound_port;
@@ -20,22 +21,22 @@ mod running_ports;
 mod socks;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-pub use self::{bind::PortAddress, bound_port::ListenError};
 use self::{
-    bound_port::PortListener, client_role::ClientRole, metrics::RunningClient,
+    bind::BoundListener, bound_port::PortListener, client_role::ClientRole, metrics::RunningClient,
     port_table::PortTable, running_ports::RunningPorts,
 };
+pub use self::{bind::PortAddress, bound_port::ListenError};
 use crate::{
     config::{ClientConfig, SocksUser},
     grace::Grace,
     metrics::RoleObserver,
-    net::local_listener::LocalListener,
     supervisor::{
         LinkPool, LinkSet, Uplink,
         changes::{ChangeError, ChangeSender, Changes},
@@ -139,7 +140,7 @@ impl Client {
         let all = bind::BindAddresses::resolve(addresses).await;
         let (mut ports, mut failed) = (Vec::new(), Vec::new());
         for port in parameters.ports {
-            let addresses = all.of(&port.local_address);
+            let addresses = all.of(&port.local_address, port.port.protocol);
             let (listeners, error) = PortListener::bind(&port.port.mark, addresses).await;
             ports.push(BoundPort { port, listeners });
             failed.extend(error);
@@ -162,13 +163,16 @@ impl Client {
         })
     }
 
-    /// Returns the TCP addresses at which the ports listen, in the order of the configuration and of
+    /// Returns the IP addresses at which the ports listen, in the order of the configuration and of
     /// the ports in a range.
     #[must_use]
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
         let listeners = self.ports.iter().flat_map(|port| &port.listeners);
         let bound = listeners.filter_map(PortListener::bound);
-        bound.filter_map(LocalListener::local_addr).collect()
+        let mut addresses: Vec<_> = bound.filter_map(BoundListener::local_addr).collect();
+        // Connections and datagrams have the same address.
+        addresses.dedup();
+        addresses
     }
 
     /// Returns how the client reaches its masters.

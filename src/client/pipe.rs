@@ -19,6 +19,9 @@ pub struct PipeEnds {
     /// Takes the received bytes. The pipe drops it at their end. A consumer that needs no more closes
     /// the channel.
     pub output: mpsc::Sender<Bytes>,
+    /// The first bytes of the stream if they were read already. The peer has no new credit for them
+    /// yet.
+    pub early: Bytes,
 }
 
 /// How a stream ended without a failure.
@@ -72,11 +75,13 @@ pub async fn carry(
     compress: CompressMethod,
     ends: PipeEnds,
 ) -> Result<PipeEnd, PipeError> {
-    let PipeEnds { input, output } = ends;
-    let carried = tokio::try_join!(
-        send(&stream, compress, input),
-        receive(&stream, compress, output)
-    );
+    let PipeEnds {
+        input,
+        output,
+        early,
+    } = ends;
+    let receiver = RawReceiver::after(&stream, compress, early);
+    let carried = tokio::try_join!(send(&stream, compress, input), receive(receiver, output));
     match carried {
         Ok(_) => Ok(PipeEnd::Finished),
         Err(Stop::OutputClosed) => Ok(PipeEnd::OutputClosed),
@@ -113,12 +118,7 @@ async fn next_input(
 }
 
 /// Passes the received bytes to the output. Drops it at their end.
-async fn receive(
-    stream: &TunnelStream,
-    compress: CompressMethod,
-    output: mpsc::Sender<Bytes>,
-) -> Result<(), Stop> {
-    let mut receiver = RawReceiver::new(stream, compress);
+async fn receive(mut receiver: RawReceiver<'_>, output: mpsc::Sender<Bytes>) -> Result<(), Stop> {
     loop {
         let received = tokio::select! {
             received = receiver.receive() => received?,
@@ -138,7 +138,11 @@ mod tests {
     use bytes::BytesMut;
 
     use super::*;
-    use crate::tunnel::{ResetCode, Tunnel, tests::TunnelTestbed};
+    use crate::tunnel::{
+        ResetCode, Tunnel,
+        confirmation::{confirm, confirmed},
+        tests::TunnelTestbed,
+    };
     use report_proto::crypto::EncryptMethod;
 
     const METHOD: CompressMethod = CompressMethod::Null;
@@ -151,7 +155,12 @@ mod tests {
     ) {
         let (producer, input) = mpsc::channel(1);
         let (output, consumer) = mpsc::channel(1);
-        (producer, consumer, PipeEnds { input, output })
+        let ends = PipeEnds {
+            input,
+            output,
+            early: Bytes::new(),
+        };
+        (producer, consumer, ends)
     }
 
     async fn bed(method: CompressMethod) -> (TunnelTestbed, Tunnel, Tunnel) {
@@ -201,6 +210,42 @@ mod tests {
             assert_eq!(carried.unwrap(), PipeEnd::Finished, "{method}");
             assert_eq!(answer, "that was all", "{method}");
             assert!(request == content, "{method}");
+            bed.end().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn data_that_arrived_with_the_confirmation_is_the_first() {
+        for method in CompressMethod::ALL {
+            let (bed, client, server) = bed(method).await;
+            let (producer, mut consumer, mut ends) = ends();
+            drop(producer);
+            let stream = client.open(Bytes::new());
+            let service = async {
+                let (stream, _) = server.accept().await.unwrap();
+                confirm(&stream).await.unwrap();
+                RawSender::new(&stream, method)
+                    .send_all(Bytes::from_static(b"SSH-2.0"))
+                    .await
+                    .unwrap();
+                stream.finish();
+                assert!(received(&stream, method).await.is_empty());
+                stream.delivered().await.unwrap();
+            };
+            let local = async {
+                ends.early = confirmed(&stream).await.unwrap();
+                carry(stream, method, ends).await
+            };
+            let answer = async {
+                let mut answer = BytesMut::new();
+                while let Some(bytes) = consumer.recv().await {
+                    answer.extend_from_slice(&bytes);
+                }
+                answer.freeze()
+            };
+            let (carried, answer, ()) = tokio::join!(local, answer, service);
+            assert_eq!(carried.unwrap(), PipeEnd::Finished, "{method}");
+            assert_eq!(answer, "SSH-2.0", "{method}");
             bed.end().await;
         }
     }

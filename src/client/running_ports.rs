@@ -10,7 +10,7 @@
 //!  port removed:       its supervisor retires, and ends after the grace period
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use super::{
     BoundPort, ClientPort,
-    bind::{BindAddresses, PortAddress},
+    bind::{BindAddresses, BoundListener, PortAddress},
     bound_port::{ListenError, PortListener},
     hold_queue::HoldQueue,
     listener::{ListenerContext, listen},
@@ -26,6 +26,7 @@ use super::{
     port::PortSupervisor,
     port_table::PortTable,
     socks::SocksProxy,
+    udp::{self, DatagramPort},
 };
 use crate::{
     config::SocksUser,
@@ -58,7 +59,7 @@ struct RunningPort {
     /// The context of the next connection.
     context: watch::Sender<ListenerContext>,
     /// Closes the listeners.
-    close: CancellationToken,
+    closing: CancellationToken,
     listeners: Vec<JoinHandle<()>>,
 }
 
@@ -67,36 +68,52 @@ impl RunningPort {
         Arc::clone(&self.context.borrow().port)
     }
 
-    fn listens_at(&self, port: &ClientPort) -> bool {
-        self.address == port.local_address
+    /// Whether the listeners are those of another port.
+    fn listens_for(&self, port: &ClientPort) -> bool {
+        let kinds = |port: &PortParameters| (port.protocol.has_tcp(), port.protocol.has_udp());
+        let own = kinds(&self.context.borrow().port.parameters);
+        self.address == port.local_address && own == kinds(&port.port)
     }
 
     fn has_key_of(&self, port: &PortParameters) -> bool {
         self.context.borrow().port.parameters.keys.id == port.keys.id
     }
 
-    /// Gives the next connections another context, if it differs.
+    /// Closes the listeners, and ends the flows of datagrams.
+    fn close(&self) {
+        self.closing.cancel();
+        self.context.borrow().datagrams.close();
+    }
+
+    /// Gives the next connections another context, if it differs. `datagrams` creates those of
+    /// another supervisor.
     fn update(
         &mut self,
         port: &ClientPort,
-        supervisor: Arc<PortSupervisor>,
+        supervisor: &Arc<PortSupervisor>,
+        datagrams: impl FnOnce() -> Arc<DatagramPort>,
         hold_timeout: Duration,
     ) {
-        let has_same_user = self.socks_user == port.socks_user;
+        let has_new_user = self.socks_user != port.socks_user;
         self.socks_user.clone_from(&port.socks_user);
+        let mut replaced = None;
         self.context.send_if_modified(|context| {
-            let is_same = Arc::ptr_eq(&context.port, &supervisor) && has_same_user;
-            if is_same && context.hold_timeout == hold_timeout {
-                return false;
-            }
-            if !is_same {
+            let is_new = !Arc::ptr_eq(&context.port, supervisor);
+            if is_new {
                 supervisor.expect_listeners(context.port.missing_listeners());
-                context.proxy = proxy(port);
-                context.port = supervisor;
+                replaced = Some(mem::replace(&mut context.datagrams, datagrams()));
+                context.port = Arc::clone(supervisor);
             }
-            context.hold_timeout = hold_timeout;
-            true
+            if is_new || has_new_user {
+                context.proxy = proxy(port);
+            }
+            let former = mem::replace(&mut context.hold_timeout, hold_timeout);
+            is_new || has_new_user || former != hold_timeout
         });
+        // The sockets find the other ones by now, and continue.
+        if let Some(replaced) = replaced {
+            replaced.close();
+        }
     }
 }
 
@@ -155,14 +172,15 @@ impl RunningPorts {
         self.max_lanes = max_lanes.unwrap_or(self.max_lanes);
         let (mut former, supervisors) = self.take_former(&places).await;
         for (port, listeners) in ports.iter().zip(&mut bound) {
-            *listeners = retry(&port.port.mark, std::mem::take(listeners)).await;
+            *listeners = retry(&port.port.mark, mem::take(listeners)).await;
         }
         for ((port, place), listeners) in ports.into_iter().zip(&places).zip(bound) {
             let supervisor = self.supervisor(&port.port, &supervisors);
             let kept = place.and_then(|place| former.get_mut(place)?.take());
             let running = match kept {
                 Some(mut running) => {
-                    running.update(&port, supervisor, hold_timeout);
+                    let datagrams = || self.datagrams(&supervisor);
+                    running.update(&port, &supervisor, datagrams, hold_timeout);
                     running
                 }
                 None => self.start_listeners(port, supervisor, listeners, hold_timeout),
@@ -188,7 +206,7 @@ impl RunningPorts {
                     .zip(&is_used)
                     .position(|(running, is_used)| {
                         !is_used
-                            && running.listens_at(port)
+                            && running.listens_for(port)
                             && (!is_own_key || running.has_key_of(&port.port))
                     });
                 if place.is_none()
@@ -219,7 +237,7 @@ impl RunningPorts {
                 bound.push(Vec::new());
                 continue;
             }
-            let addresses = all.of(&port.local_address);
+            let addresses = all.of(&port.local_address, port.port.protocol);
             let (listeners, error) = PortListener::bind(&port.port.mark, addresses).await;
             if let Some(error) = error
                 && !(error.is_in_use() && kept < self.ports.len())
@@ -237,7 +255,7 @@ impl RunningPorts {
         &mut self,
         places: &[Option<usize>],
     ) -> (Vec<Option<RunningPort>>, Vec<Arc<PortSupervisor>>) {
-        let former = std::mem::take(&mut self.ports);
+        let former = mem::take(&mut self.ports);
         let supervisors = former.iter().map(RunningPort::supervisor).collect();
         let mut kept = Vec::with_capacity(former.len());
         for (place, port) in former.into_iter().enumerate() {
@@ -245,7 +263,7 @@ impl RunningPorts {
                 kept.push(Some(port));
                 continue;
             }
-            port.close.cancel();
+            port.close();
             for listener in port.listeners {
                 // A panic is logged where it occurs.
                 let _ = listener.await;
@@ -277,6 +295,10 @@ impl RunningPorts {
         supervisor
     }
 
+    fn datagrams(&self, supervisor: &Arc<PortSupervisor>) -> Arc<DatagramPort> {
+        DatagramPort::new(Arc::clone(supervisor), &self.tasks, &self.stop)
+    }
+
     fn start_listeners(
         &self,
         port: ClientPort,
@@ -285,11 +307,13 @@ impl RunningPorts {
         hold_timeout: Duration,
     ) -> RunningPort {
         supervisor.expect_listeners(listeners.len());
+        let datagrams = self.datagrams(&supervisor);
         // The connections to all addresses of the port enter one tunnel, so they wait in one queue.
         let context = ListenerContext {
             port: supervisor,
             offset: 0,
             proxy: proxy(&port),
+            datagrams,
             hold_timeout,
             descriptor_log: Arc::clone(&self.descriptor_log),
             queue: HoldQueue::default(),
@@ -298,9 +322,9 @@ impl RunningPorts {
             stop: self.stop.clone(),
         };
         let (context, contexts) = watch::channel(context);
-        let close = self.cancel.child_token();
+        let closing = self.cancel.child_token();
         let start = |listener| {
-            let running = run_listener(listener, contexts.clone(), close.clone());
+            let running = run_listener(listener, contexts.clone(), closing.clone());
             self.tasks.spawn(running)
         };
         RunningPort {
@@ -308,7 +332,7 @@ impl RunningPorts {
             address: port.local_address,
             socks_user: port.socks_user,
             context,
-            close,
+            closing,
         }
     }
 
@@ -366,16 +390,22 @@ async fn retry(mark: &str, listeners: Vec<PortListener>) -> Vec<PortListener> {
     retried
 }
 
-/// Accepts connections as soon as the address is available, until `close` is cancelled.
+/// Accepts connections or receives datagrams as soon as the address is available, until `closing` is
+/// cancelled.
 async fn run_listener(
     listener: PortListener,
     contexts: watch::Receiver<ListenerContext>,
-    close: CancellationToken,
+    closing: CancellationToken,
 ) {
     let offset = listener.offset;
     let name = contexts.borrow().port.parameters.numbered_mark(offset);
-    let opened = listener.open(&name, &close).await;
-    if let Some(listener) = opened {
-        listen(listener, offset, contexts, close).await;
+    match listener.open(&name, &closing).await {
+        Some(BoundListener::Streams(listener)) => {
+            listen(listener, offset, contexts, closing).await;
+        }
+        Some(BoundListener::Datagrams(socket)) => {
+            udp::receive(socket, offset, contexts, closing).await;
+        }
+        None => {}
     }
 }

@@ -11,7 +11,7 @@ use jsonc_parser::{
 use serde_json::Number;
 
 use super::{
-    format::{Format, SyntaxError},
+    format::{DEPTH_MAX, Format, SyntaxError, ValueError, depth_inside},
     node::{Node, NodeValue},
     position::{FileId, Place, position_at},
     syntax_hint::typographic_hint,
@@ -42,9 +42,7 @@ fn parse_with(text: &str, file: FileId, format: Format) -> Result<Node, SyntaxEr
     let Some(root) = parsed.value else {
         return Err(error_at(text, text.len(), "the file is empty"));
     };
-    node(root, file).map_err(|NumberError(offset)| {
-        error_at(text, offset, "the number does not fit into 64 bits")
-    })
+    node(root, file, DEPTH_MAX).map_err(|error| error_at(text, error.offset, error.message))
 }
 
 fn options(format: Format) -> ParseOptions {
@@ -140,25 +138,29 @@ fn hint(text: &str, offset: usize, kind: &ParseErrorKind, format: Format) -> Str
     words.to_owned()
 }
 
-/// The offset of a number that does not fit into 64 bits.
-struct NumberError(usize);
-
-fn node(value: Value<'_>, file: FileId) -> Result<Node, NumberError> {
+/// Converts a value in which others may have this depth.
+fn node(value: Value<'_>, file: FileId, depth: usize) -> Result<Node, ValueError> {
     let offset = value.start();
+    let depth = depth_inside(depth, offset)?;
     let value = match value {
         Value::NullKeyword(_) => NodeValue::Null,
         Value::BooleanLit(value) => NodeValue::Bool(value.value),
         Value::NumberLit(written) => {
-            NodeValue::Number(number(written.value).ok_or(NumberError(offset))?)
+            let no_number = ValueError {
+                offset,
+                message: "the number does not fit into 64 bits",
+            };
+            NodeValue::Number(number(written.value).ok_or(no_number)?)
         }
         Value::StringLit(text) => NodeValue::Text(text.value.into_owned()),
         Value::Array(array) => {
-            let elements = array.elements.into_iter().map(|value| node(value, file));
+            let elements = array.elements.into_iter();
+            let elements = elements.map(|value| node(value, file, depth));
             NodeValue::List(elements.collect::<Result<_, _>>()?)
         }
         Value::Object(object) => {
-            let field = |field: ObjectProp<'_>| -> Result<(String, Node), NumberError> {
-                Ok((field.name.into_string(), node(field.value, file)?))
+            let field = |field: ObjectProp<'_>| -> Result<(String, Node), ValueError> {
+                Ok((field.name.into_string(), node(field.value, file, depth)?))
             };
             let fields = object.properties.into_iter().map(field);
             NodeValue::Object(fields.collect::<Result<_, _>>()?)
@@ -210,6 +212,17 @@ mod tests {
         }
         for written in ["1e999", "0x10000000000000000", "-0x8000000000000001"] {
             assert_eq!(number(written), None, "{written}");
+        }
+    }
+
+    #[test]
+    fn the_depth_of_values_is_limited() {
+        let nested = |depth| "[".repeat(depth) + &"]".repeat(depth);
+        assert!(parse(&nested(DEPTH_MAX), FileId::MAIN).is_ok());
+        for depth in [DEPTH_MAX + 1, 100_000] {
+            let error = parse(&nested(depth), FileId::MAIN).expect_err("too deep");
+            let column = error.position.expect("a position").column;
+            assert!(column > DEPTH_MAX, "{column}");
         }
     }
 

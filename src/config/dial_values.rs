@@ -10,6 +10,7 @@ use serde::{
 };
 
 use super::{
+    error::InvalidValue,
     secret::Secret,
     values::{deref_to, visitor_expects},
 };
@@ -43,6 +44,11 @@ impl<'de> Deserialize<'de> for Headers {
                 let mut headers = HeaderMap::new();
                 while let Some(name) = map.next_key()? {
                     let (name, value) = map.next_value_seed(HeaderSeed(name))?;
+                    if headers.contains_key(&name) {
+                        let problem = format!("contains `{name}` twice");
+                        let invalid = InvalidValue::new(problem, "keep one of them");
+                        return Err(A::Error::custom(invalid));
+                    }
                     headers.insert(name, value);
                 }
                 Ok(headers)

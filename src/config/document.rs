@@ -148,9 +148,18 @@ impl<'a> ConfigDocument<'a> {
         })
     }
 
-    /// Records the unknown fields of the file itself.
+    /// Records the unknown fields of the file itself, and a second mode. The structs that are read
+    /// report other duplicates.
     fn check_field_names(&mut self) {
         let known = self.mode.fields();
+        let fields = self.root.fields().iter();
+        if fields.filter(|(name, _)| name == "mode").count() > 1 {
+            self.unknown.push(ConfigProblem {
+                position: self.position(&FieldPath::root("mode")),
+                field: FieldPath::default(),
+                fault: Fault::Duplicate("duplicate field `mode`".to_owned()),
+            });
+        }
         let names = self.root.fields().iter().map(|(name, _)| name.clone());
         let names: Vec<String> = names
             .filter(|name| !known.contains(&name.as_str()))

@@ -2,14 +2,7 @@
 
 use std::path::Path;
 
-use super::{
-    commented_json,
-    error::Position,
-    json_text,
-    node::Node,
-    position::FileId,
-    toml_text,
-};
+use super::{commented_json, error::Position, json_text, node::Node, position::FileId, toml_text};
 
 /// The format of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +48,28 @@ impl Format {
             Self::Toml => toml_text::parse(text, file),
         }
     }
+}
+
+/// The maximum depth of values inside of others. The parser of JSON has it too.
+pub(super) const DEPTH_MAX: usize = 128;
+
+/// Why a parsed value has no place in the tree of a file.
+#[derive(Debug)]
+pub(super) struct ValueError {
+    /// Where the value starts.
+    pub offset: usize,
+    pub message: &'static str,
+}
+
+/// Returns the depth that is left inside of a value.
+///
+/// # Errors
+/// If the value is too deep.
+pub(super) fn depth_inside(depth: usize, offset: usize) -> Result<usize, ValueError> {
+    depth.checked_sub(1).ok_or(ValueError {
+        offset,
+        message: "the value is inside of too many others",
+    })
 }
 
 /// Why a text has the wrong syntax.

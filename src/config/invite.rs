@@ -405,6 +405,8 @@ mod tests {
             let error = error(text);
             assert!(error.contains(part), "{text}: {error}");
         }
+        let signs = format!("report+wss://host/?pin={}#hush", "+a".repeat(32));
+        assert!(error(&signs).contains("64 digits"));
     }
 
     #[test]

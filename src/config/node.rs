@@ -301,6 +301,10 @@ impl<'a> NodeReader<'a> {
         {
             return Err(ReadError::unknown_field(name, known));
         }
+        let count = |name: &str| fields.iter().filter(|(field, _)| field == name).count();
+        if let Some(name) = known.iter().find(|name| count(name) > 1) {
+            return Err(ReadError::duplicate_field(name));
+        }
         let text = |name| match self.node.field(name).map(|node| &node.value) {
             None | Some(NodeValue::Null) => Ok(None),
             Some(NodeValue::Text(text)) => Ok(Some(text)),

@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashSet,
+    fs::Metadata,
     mem,
     path::{Path, PathBuf},
 };
@@ -131,6 +132,11 @@ fn identity(path: &Path) -> PathBuf {
     found.unwrap_or_else(|_| path.to_owned())
 }
 
+/// Returns whether reading may wait forever. Opening a pipe waits for its writer.
+fn is_special(found: &Metadata) -> bool {
+    !found.is_file() && !found.is_dir()
+}
+
 /// The files of a configuration with their merged tree.
 pub(super) struct LoadedFiles {
     pub files: SourceFiles,
@@ -230,7 +236,8 @@ impl FileReader<'_> {
             }
         };
         let NodeValue::Object(fields) = &mut root.value else {
-            let fault = Fault::NotAnObject(describe(root.value.unexpected(), false));
+            // A wrong path may name the file of a key.
+            let fault = Fault::NotAnObject(describe(root.value.unexpected(), true));
             let position = self.files.position(root.place);
             let position = position.filter(|position| position.file.is_some());
             self.problem(FieldPath::default(), position, fault);
@@ -368,6 +375,13 @@ impl FileReader<'_> {
         if self.files.files.len() >= FILES_MAX {
             let problem = format!("leads to more than {FILES_MAX} files");
             return Err(InvalidValue::new(problem, "narrow the pattern"));
+        }
+        if path.metadata().is_ok_and(|found| is_special(&found)) {
+            let problem = format!("names {name}, which is a pipe, a device or a socket");
+            return Err(InvalidValue::new(
+                problem,
+                "include files, or narrow the pattern",
+            ));
         }
         let bytes = read_file(path, self.remaining).map_err(|error| {
             let problem = format!("names the file {name}, which cannot be read ({error})");

@@ -7,7 +7,7 @@ use toml::{
 };
 
 use super::{
-    format::{Format, SyntaxError},
+    format::{DEPTH_MAX, Format, SyntaxError, ValueError, depth_inside},
     node::{Node, NodeValue},
     position::{FileId, Place, position_at},
     syntax_hint::typographic_hint,
@@ -19,10 +19,8 @@ pub(super) fn parse(text: &str, file: FileId) -> Result<Node, SyntaxError> {
         let offset = error.span().map(|span| span.start);
         syntax_error(text, offset, error.message())
     })?;
-    let value = object(table.into_inner(), file).map_err(|NumberError(offset)| {
-        let message = "the number is infinite, no number, or does not fit into 64 bits";
-        syntax_error(text, Some(offset), message)
-    })?;
+    let value = object(table.into_inner(), file, DEPTH_MAX)
+        .map_err(|error| syntax_error(text, Some(error.offset), error.message))?;
     let place = Place { file, offset: 0 };
     Ok(Node { place, value })
 }
@@ -37,40 +35,42 @@ fn syntax_error(text: &str, offset: Option<usize>, message: &str) -> SyntaxError
     }
 }
 
-/// The offset of a number that has no value here.
-struct NumberError(usize);
-
-fn object(table: DeTable<'_>, file: FileId) -> Result<NodeValue, NumberError> {
+/// Converts a table whose values may have this depth.
+fn object(table: DeTable<'_>, file: FileId, depth: usize) -> Result<NodeValue, ValueError> {
     let mut fields: Vec<_> = table.into_iter().collect();
     // The parser sorts them by name.
     fields.sort_by_key(|(name, _)| name.span().start);
     let fields = fields.into_iter().map(|(name, value)| {
         let name = name.into_inner().into_owned();
-        Ok((name, node(value, file)?))
+        Ok((name, node(value, file, depth)?))
     });
     Ok(NodeValue::Object(
-        fields.collect::<Result<_, NumberError>>()?,
+        fields.collect::<Result<_, ValueError>>()?,
     ))
 }
 
-fn node(value: Spanned<DeValue<'_>>, file: FileId) -> Result<Node, NumberError> {
+fn node(value: Spanned<DeValue<'_>>, file: FileId, depth: usize) -> Result<Node, ValueError> {
     let offset = value.span().start;
+    // The parser limits the dots of a key and the nested tables, each alone.
+    let depth = depth_inside(depth, offset)?;
+    let no_number = || ValueError {
+        offset,
+        message: "the number is infinite, no number, or does not fit into 64 bits",
+    };
     let value = match value.into_inner() {
         DeValue::String(text) => NodeValue::Text(text.into_owned()),
-        DeValue::Integer(written) => {
-            NodeValue::Number(integer(&written).ok_or(NumberError(offset))?)
-        }
+        DeValue::Integer(written) => NodeValue::Number(integer(&written).ok_or_else(no_number)?),
         DeValue::Float(written) => {
             let number = written.as_str().parse().ok().and_then(Number::from_f64);
-            NodeValue::Number(number.ok_or(NumberError(offset))?)
+            NodeValue::Number(number.ok_or_else(no_number)?)
         }
         DeValue::Boolean(value) => NodeValue::Bool(value),
         DeValue::Datetime(time) => NodeValue::Text(time.to_string()),
         DeValue::Array(elements) => {
-            let elements = elements.into_iter().map(|value| node(value, file));
+            let elements = elements.into_iter().map(|value| node(value, file, depth));
             NodeValue::List(elements.collect::<Result<_, _>>()?)
         }
-        DeValue::Table(table) => object(table, file)?,
+        DeValue::Table(table) => object(table, file, depth)?,
     };
     let place = Place { file, offset };
     Ok(Node { place, value })
@@ -172,6 +172,17 @@ mod tests {
             .map(|(name, _)| name.as_str())
             .collect();
         assert_eq!(names, ["z", "a", "m", "b"]);
+    }
+
+    #[test]
+    fn the_depth_of_values_is_limited() {
+        let key = ["a"; 60].join(".");
+        let two = format!("{key} = {{{key} = 1}}");
+        assert!(parse(&two, FileId::MAIN).is_ok());
+        let three = format!("b = 1\n{key} = {{{key} = {{{key} = 1}}}}");
+        let error = parse(&three, FileId::MAIN).expect_err("too deep");
+        assert_eq!(error.message, "the value is inside of too many others");
+        assert_eq!(error.position.map(|position| position.line), Some(2));
     }
 
     #[test]

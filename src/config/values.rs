@@ -3,7 +3,7 @@
 
 use std::{fmt, ops::Deref, str::FromStr};
 
-use http::HeaderValue;
+use http::{HeaderValue, uri::PathAndQuery};
 use ipnet::IpNet;
 
 use super::{
@@ -228,14 +228,15 @@ impl fmt::Display for UpgradePath {
 
 text_value!(UpgradePath, "text", |path| {
     let is_valid = path.starts_with('/')
-        && path.bytes().all(|byte| byte.is_ascii_graphic())
-        && !path.contains(['?', '#']);
+        && path.is_ascii()
+        && !path.contains(['?', '#'])
+        && path.parse::<PathAndQuery>().is_ok();
     if is_valid {
         return Ok(Self(path.to_owned()));
     }
     Err(InvalidValue::new(
-        format!("is \"{path}\""),
-        "write a path that starts with \"/\", of visible ASCII without ? and #",
+        format!("is \"{}\"", path.escape_debug()),
+        "write a path that starts with \"/\", of visible ASCII without ? and #, with <, > and ` as %XX",
     ))
 });
 
@@ -306,7 +307,8 @@ text_value!(CertificatePin, "text", |text| {
 /// Parses a fingerprint with or without colons.
 fn pin(text: &str) -> Option<[u8; 32]> {
     let digits: String = text.chars().filter(|character| *character != ':').collect();
-    if digits.len() != 64 || !digits.is_ascii() {
+    // `from_str_radix` also accepts a plus sign.
+    if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
     }
     let mut pin = [0; 32];

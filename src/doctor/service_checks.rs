@@ -46,7 +46,11 @@ pub(super) async fn run(
                 let evidence = format!("{target} accepts connections{place}");
                 report.record(DoctorStep::ok("service", &mark, took, evidence));
             }
-            Err(error) => failures.push((took, error.diagnosis())),
+            Err(error) => {
+                let diagnosis = error.diagnosis();
+                let evidence = format!("{}{place}", diagnosis.evidence);
+                failures.push((took, diagnosis.with_evidence(evidence)));
+            }
         }
     }
     let all_failed = failures.len() == services.len();
@@ -123,11 +127,15 @@ mod tests {
             range: 11,
             ..plain_port()
         };
-        let found = steps(port, vec![up]).await;
-        assert!(
-            found[0].evidence.ends_with("(the first of 11 ports)"),
-            "{found:?}"
-        );
+        let (_socket, down) = refusing();
+        for (service, outcome) in [(up, StepOutcome::Ok), (down, StepOutcome::Failed)] {
+            let found = steps(port.clone(), vec![service]).await;
+            assert_eq!(found[0].outcome, outcome, "{found:?}");
+            assert!(
+                found[0].evidence.ends_with("(the first of 11 ports)"),
+                "{found:?}"
+            );
+        }
     }
 
     #[tokio::test]

@@ -3,12 +3,13 @@
 //! there is no place gets the answer 503, which says when to return.
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use futures_util::FutureExt as _;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
@@ -68,13 +69,33 @@ pub(super) async fn accept(
             }
         }
     }
-    // The end of the last listener at an address resets the connections in its backlog.
-    while !shared.draining.is_cancelled()
-        && let Some((handshake, Ok(connection))) =
-            shared.handshakes.begin(listener.accept()).now_or_never()
-    {
-        on_connection(&shared, connection, handshake, &refusal_log);
+    if !shared.draining.is_cancelled() {
+        accept_backlog(&shared, &listener, &refusal_log);
     }
+}
+
+/// Accepts the connections in the backlog of a listener, as far as there is room for handshakes. The
+/// end of the last listener at an address resets the others.
+fn accept_backlog(shared: &Arc<MasterShared>, listener: &TcpListener, refusal_log: &ThrottledLog) {
+    for _ in 0..tcp::BACKLOG {
+        let Some(handshake) = shared.handshakes.try_begin() else {
+            return;
+        };
+        match accept_now(listener) {
+            Ok(connection) => on_connection(shared, connection, handshake, refusal_log),
+            Err(error) if is_single_connection_error(&error) => {}
+            // The backlog is empty.
+            Err(_) => return,
+        }
+    }
+}
+
+/// Accepts a connection from the backlog. The runtime would learn of it only from a later event.
+fn accept_now(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (socket, peer) = SockRef::from(listener).accept()?;
+    socket.set_nonblocking(true)?;
+    let peer = peer.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+    Ok((TcpStream::from_std(socket.into())?, peer))
 }
 
 /// Starts the task of an accepted connection with the settings of this moment.
@@ -110,7 +131,7 @@ fn spawn_refusal(
         let shared = Arc::clone(shared);
         async move {
             let refusal = refuse_connection(&settings, stream, peer);
-            shared.draining.run_until_cancelled(refusal).await;
+            shared.handshakes_over.run_until_cancelled(refusal).await;
             drop((room, handshake));
         }
     };
@@ -172,16 +193,15 @@ fn spawn_connection(
             // Each step is boxed, so that an idle link keeps no state of the TLS and HTTP
             // handshakes.
             let evicted = permit.evicted.clone();
-            let negotiated =
-                shared
-                    .draining
-                    .run_until_cancelled(Box::pin(handshake.run(negotiate(
-                        &shared,
-                        &settings,
-                        (stream, peer),
-                        &mut permit,
-                        &handshake,
-                    ))));
+            let negotiated = shared
+                .handshakes_over
+                .run_until_cancelled(Box::pin(handshake.run(negotiate(
+                    &shared,
+                    &settings,
+                    (stream, peer),
+                    &mut permit,
+                    &handshake,
+                ))));
             if let Some(Some(Some((socket, visitor)))) =
                 evicted.run_until_cancelled(negotiated).await
             {

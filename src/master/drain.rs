@@ -20,7 +20,7 @@ pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_PAUSE: Duration = Duration::from_millis(50);
 
 /// Sends GOAWAY to all links and waits until their tasks have ended, for at most `grace`. Then ends
-/// the remaining links with ERROR `shutdown`.
+/// the remaining links with ERROR `shutdown`, and the connections that are not links.
 pub(super) async fn drain(shared: &MasterShared, grace: Duration) {
     shared.tasks.close();
     let links = links_to_drain(shared);
@@ -42,6 +42,7 @@ pub(super) async fn drain(shared: &MasterShared, grace: Duration) {
         .map(|(_, link)| Arc::clone(&link.outbox))
         .collect();
     info!(links = left.len(), "grace period over");
+    shared.handshakes_over.cancel();
     left.iter().for_each(|outbox| outbox.end(shutdown_notice()));
     if timeout(CLOSE_TIMEOUT, shared.tasks.wait()).await.is_err() {
         warn!(tasks = shared.tasks.len(), "remaining tasks aborted");

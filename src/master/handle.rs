@@ -3,6 +3,7 @@
 
 use std::{num::NonZeroUsize, sync::Arc};
 
+use tokio::sync::SemaphorePermit;
 use tracing::info;
 
 use super::{
@@ -30,10 +31,12 @@ impl MasterHandle {
 
     /// Applies a changed configuration. No link ends: the links that are up keep their keep-alive,
     /// and those beyond a lower limit stay. Returns the fields whose change needs a restart, each
-    /// with the reason. Must be called within the runtime of the master, for one change at a time.
+    /// with the reason. Waits for another change or a restart that is in progress. Must be called
+    /// within the runtime of the master.
     ///
     /// # Errors
     /// When a new address or certificate is unusable. Then the former configuration stays in force.
+    /// When the master drains.
     ///
     /// # Cancel safety
     /// Not safe: a dropped future may have applied a part of the changes.
@@ -43,6 +46,7 @@ impl MasterHandle {
         new: &MasterConfig,
     ) -> Result<Vec<String>, MasterError> {
         let shared = &self.0;
+        let _change = self.begin_change().await.ok_or(MasterError::Draining)?;
         let mut listen_at = Vec::new();
         if old.listen_at != new.listen_at {
             for address in new.listen_at.iter() {
@@ -89,17 +93,15 @@ impl MasterHandle {
     /// [`Master::run`](super::Master::run) returns. Returns the id of the new process.
     ///
     /// # Errors
-    /// When the new process does not start. This master then continues.
+    /// When the new process does not start. This master then continues. When this master drains.
     ///
     /// # Cancel safety
-    /// Not safe: a dropped future may leave a new process beside this one.
+    /// Dropping the future ends a new process that has not taken over.
     pub async fn restart(&self, notifier: &Notifier) -> Result<u32, RestartError> {
         let shared = &self.0;
-        if shared.draining.is_cancelled() || shared.retired.is_cancelled() {
-            return Err(RestartError::Draining);
-        }
         let in_progress = |_| RestartError::InProgress;
-        let _permit = shared.restarts.try_acquire().map_err(in_progress)?;
+        let _restart = shared.restarts.try_acquire().map_err(in_progress)?;
+        let _change = self.begin_change().await.ok_or(RestartError::Draining)?;
         let sockets = shared.listeners.sockets();
         let mut listeners = sockets
             .iter()
@@ -107,11 +109,29 @@ impl MasterHandle {
             .collect::<Result<Vec<_>, _>>()?;
         drop(sockets);
         listeners.extend(shared.admin_listener()?);
-        let pid = successor::start(listeners).await?;
+        let pid = tokio::select! {
+            biased;
+            // The operator ends the service: the new process must not continue it.
+            () = shared.draining.cancelled() => return Err(RestartError::Draining),
+            started = successor::start(listeners) => started?,
+        };
         info!(pid, "a new process has taken over the listeners");
         notifier.hand_over(pid);
         shared.retired.cancel();
         Ok(pid)
+    }
+
+    /// Waits until no change or restart is in progress, and excludes further ones until the permit is
+    /// dropped: a new process shares the listeners, so none of them can be replaced while it starts.
+    /// Returns `None` if the master drains.
+    async fn begin_change(&self) -> Option<SemaphorePermit<'_>> {
+        let shared = &self.0;
+        let begun = shared
+            .draining
+            .run_until_cancelled(shared.changes.acquire())
+            .await;
+        let is_draining = shared.draining.is_cancelled() || shared.retired.is_cancelled();
+        begun?.ok().filter(|_| !is_draining)
     }
 
     /// Waits until a new process has taken over.

@@ -51,11 +51,13 @@ impl Handshakes {
         // The semaphore is never closed.
         let room = Arc::clone(&self.0).acquire_owned().await.ok();
         let accepted = next.await;
-        let permit = HandshakePermit {
-            room: Mutex::new(room),
-            until: Instant::now() + COUNTED_TIME,
-        };
-        (permit, accepted)
+        (HandshakePermit::begin(room), accepted)
+    }
+
+    /// Begins the handshake of a connection that is accepted now. Returns `None` if there is no room.
+    pub(super) fn try_begin(&self) -> Option<HandshakePermit> {
+        let room = Arc::clone(&self.0).try_acquire_owned().ok()?;
+        Some(HandshakePermit::begin(Some(room)))
     }
 
     /// Returns the semaphore, whose permits are the free room.
@@ -73,6 +75,13 @@ pub(super) struct HandshakePermit {
 }
 
 impl HandshakePermit {
+    fn begin(room: Option<OwnedSemaphorePermit>) -> Self {
+        HandshakePermit {
+            room: Mutex::new(room),
+            until: Instant::now() + COUNTED_TIME,
+        }
+    }
+
     /// Counts the connection no longer.
     pub(super) fn release(&self) {
         let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,6 +127,15 @@ mod tests {
         assert_eq!(handshakes.room().available_permits(), 2);
         first.release();
         assert_eq!(handshakes.room().available_permits(), 2, "released once");
+    }
+
+    #[tokio::test]
+    async fn connection_that_does_not_wait_needs_room_too() {
+        let handshakes = Handshakes::new(1);
+        let only = handshakes.try_begin().expect("room");
+        assert!(handshakes.try_begin().is_none());
+        only.release();
+        assert!(handshakes.try_begin().is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -142,8 +142,10 @@ impl Master {
             threads: Threads::start(threads).map_err(MasterError::Threads)?,
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
+            handshakes_over: CancellationToken::new(),
             retired: CancellationToken::new(),
             restarts: Semaphore::new(1),
+            changes: Semaphore::new(1),
             admin_listener: Mutex::default(),
             aborting: CancellationToken::new(),
         });
@@ -189,8 +191,9 @@ impl Master {
 
     /// Relays until `cancel` is cancelled or a new process has taken over, then drains. A drain
     /// closes the listeners, sends GOAWAY to every link within half of `grace`, and waits for at most
-    /// `grace`. Then it ends the remaining links with ERROR `shutdown`. The function returns when
-    /// every task has ended.
+    /// `grace`. Then it ends the remaining links with ERROR `shutdown`. Connections that are not links
+    /// end at once, or if a new process has taken over, when their last request is answered or with
+    /// the remaining links. The function returns when every task has ended.
     ///
     /// # Cancel safety
     /// Dropping the future aborts all links at once, without a notice.
@@ -199,6 +202,7 @@ impl Master {
         let Master { shared, listeners } = self;
         let _abort_on_drop = shared.aborting.clone().drop_guard();
         let _drain_on_drop = shared.draining.clone().drop_guard();
+        let _handshakes_on_drop = shared.handshakes_over.clone().drop_guard();
         for listener in listeners {
             shared.listeners.start(&shared, listener);
         }
@@ -221,7 +225,7 @@ impl Master {
             records.spawn(events, &ended, &mut writers);
         }
         tokio::select! {
-            () = cancel.cancelled() => {}
+            () = cancel.cancelled() => shared.handshakes_over.cancel(),
             () = shared.retired.cancelled() => {}
         }
         shared.draining.cancel();

@@ -1,4 +1,4 @@
-//! The parameters of a master, and the reasons why one cannot start.
+//! The parameters of a master, and the reasons why one cannot start or change.
 
 use std::{io, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
@@ -175,7 +175,7 @@ impl Default for MasterTiming {
     }
 }
 
-/// The reason why a master cannot start.
+/// The reason why a master cannot start, or cannot apply another configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum MasterError {
     /// `listen_at` is empty.
@@ -204,6 +204,9 @@ pub enum MasterError {
     /// The certificate is unusable.
     #[error("master: {0}")]
     Tls(#[from] TlsError),
+    /// The master ends, or a new process has taken over.
+    #[error("master: it drains already, so it applies no other configuration")]
+    Draining,
 }
 
 fn listen_advice(error: &io::Error) -> &'static str {

@@ -49,10 +49,15 @@ pub(super) struct MasterShared {
     pub(super) tasks: TaskTracker,
     /// Cancelled at the start of a drain: the master accepts no connection and sends GOAWAY.
     pub(super) draining: CancellationToken,
+    /// Ends the connections that are not links. Cancelled at the start of a drain, or at its end if a
+    /// new process has taken over: then no peer shall notice.
+    pub(super) handshakes_over: CancellationToken,
     /// Cancelled when a new process has taken over. Starts a drain.
     pub(super) retired: CancellationToken,
     /// One permit: a master starts one new process at a time.
     pub(super) restarts: Semaphore,
+    /// One permit: the configuration stays the same while a new process starts.
+    pub(super) changes: Semaphore,
     /// The listener of the admin address, which a new process takes over too.
     pub(super) admin_listener: Mutex<Option<PassedListener>>,
     /// Cancelled at the end of a drain: aborts all remaining tasks.

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, UdpSocket};
 use tracing::error;
 
 use super::local_stream::LocalStream;
@@ -150,6 +150,11 @@ pub fn record_socket(socket: &TcpSocket) {
     record_number(system::number_of_socket(socket));
 }
 
+/// Records the descriptor number of a new socket for datagrams, as [`record_socket`] does.
+pub fn record_datagram_socket(socket: &UdpSocket) {
+    record_number(system::number_of_datagram_socket(socket));
+}
+
 /// Records the descriptor number of a new connection, as [`record_socket`] does.
 pub fn record_stream(stream: &LocalStream) {
     record_number(system::number(stream));
@@ -238,7 +243,7 @@ mod system {
         io::Errno,
         process::{Resource, getrlimit},
     };
-    use tokio::net::TcpSocket;
+    use tokio::net::{TcpSocket, UdpSocket};
 
     use super::LocalStream;
 
@@ -263,6 +268,10 @@ mod system {
     pub(super) fn number_of_socket(socket: &TcpSocket) -> Option<u64> {
         u64::try_from(socket.as_raw_fd()).ok()
     }
+
+    pub(super) fn number_of_datagram_socket(socket: &UdpSocket) -> Option<u64> {
+        u64::try_from(socket.as_raw_fd()).ok()
+    }
 }
 
 /// Windows has no such limit.
@@ -270,7 +279,7 @@ mod system {
 mod system {
     use std::io;
 
-    use tokio::net::TcpSocket;
+    use tokio::net::{TcpSocket, UdpSocket};
 
     use super::LocalStream;
 
@@ -292,6 +301,10 @@ mod system {
     }
 
     pub fn number_of_socket(_: &TcpSocket) -> Option<u64> {
+        None
+    }
+
+    pub fn number_of_datagram_socket(_: &UdpSocket) -> Option<u64> {
         None
     }
 }

@@ -7,6 +7,7 @@
 //! ```
 //!
 //! Connections on this machine are `local_stream` and `local_listener`: TCP, or unix sockets.
+//! Datagrams on this machine and in its networks are `udp`.
 //!
 //! This module knows addresses and bytes. It does not know links, frames or channels.
 
@@ -31,6 +32,7 @@ pub mod resolve;
 pub mod tcp;
 pub mod tcp_stats;
 pub mod tls;
+pub mod udp;
 #[cfg(unix)]
 pub mod unix_connect;
 #[cfg(unix)]

@@ -117,16 +117,23 @@ async fn read_v1(
 /// addresses, the header states that the sender connects for itself.
 #[must_use]
 pub fn encode(ends: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
+    encode_for(v2::Protocol::Stream, ends)
+}
+
+/// Encodes a version 2 header for datagrams from the first address to the second, as [`encode`] does
+/// for a connection. It precedes the content of the first datagram.
+#[must_use]
+pub fn encode_for_datagrams(ends: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
+    encode_for(v2::Protocol::Datagram, ends)
+}
+
+fn encode_for(protocol: v2::Protocol, ends: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
     let canonical =
         |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let builder = match ends {
         Some((source, destination)) => {
             let ends = (canonical(source), canonical(destination));
-            v2::Builder::with_addresses(
-                v2::Version::Two | v2::Command::Proxy,
-                v2::Protocol::Stream,
-                ends,
-            )
+            v2::Builder::with_addresses(v2::Version::Two | v2::Command::Proxy, protocol, ends)
         }
         None => {
             let unspecified = v2::AddressFamily::Unspecified | v2::Protocol::Unspecified;
@@ -193,6 +200,7 @@ mod tests {
     fn local_header_has_no_origin() {
         assert_eq!(encode(None), b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00");
         assert_eq!(visitor(&encode(None)), None);
+        assert_eq!(encode_for_datagrams(None), encode(None));
     }
 
     #[test]

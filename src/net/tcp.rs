@@ -13,7 +13,7 @@ use crate::diagnosis::{Diagnosis, DiagnosisCode};
 
 /// The length of the accept queue. After a restart all links reconnect at once, and browsers open
 /// many connections at a time.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 
 /// The idle time before the kernel sends keep-alive probes. They matter only before a link is up,
 /// because a link has its own keep-alive.
@@ -110,6 +110,11 @@ impl ListenerAddress {
     #[must_use]
     pub fn socket_addr(self) -> SocketAddr {
         self.address
+    }
+
+    /// Returns whether a listener at the address leaves IPv4 to another one.
+    pub(super) fn is_only_v6(self) -> bool {
+        self.is_only_v6
     }
 
     /// Returns the port.

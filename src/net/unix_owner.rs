@@ -57,11 +57,7 @@ impl FileOwner {
 /// Returns the number of a name. As with chown, a name of digits in the file takes precedence over
 /// the number.
 fn number_of(name: &str, file: &'static str) -> Result<u32, FileOwnerError> {
-    // The greatest number means "unchanged" to the system.
-    let number = name
-        .parse::<u32>()
-        .ok()
-        .filter(|number| *number != u32::MAX);
+    let number = parse(name);
     match fs::read(file) {
         Ok(content) => number_in(name, &String::from_utf8_lossy(&content))
             .or(number)
@@ -80,8 +76,13 @@ fn number_in(name: &str, content: &str) -> Option<u32> {
         if fields.next()? != name {
             return None;
         }
-        fields.nth(1)?.parse().ok()
+        parse(fields.nth(1)?)
     })
+}
+
+/// Parses the number of a user or a group. The greatest number means "unchanged" to the system.
+fn parse(number: &str) -> Option<u32> {
+    number.parse().ok().filter(|number| *number != u32::MAX)
 }
 
 #[cfg(test)]
@@ -117,11 +118,10 @@ mod tests {
 
     #[test]
     fn the_number_is_the_third_field_of_the_exact_name() {
-        let content =
-            "# users\n\nrooted:x:1:1::/:/bin/sh\nroot:x:2:3::/:/bin/sh\nbad:x\nodd:x:y:1\n";
+        let content = "# users\n\nrooted:x:1:1::/:/bin/sh\nroot:x:2:3::/:/bin/sh\nbad:x\nodd:x:y:1\nmax:x:4294967295:1\n";
         assert_eq!(number_in("root", content), Some(2));
         assert_eq!(number_in("rooted", content), Some(1));
-        for name in ["roo", "bad", "odd", "x", "nobody"] {
+        for name in ["roo", "bad", "odd", "max", "x", "nobody"] {
             assert_eq!(number_in(name, content), None, "{name}");
         }
     }

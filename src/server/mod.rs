@@ -16,6 +16,7 @@ mod settings;
 mod special_block;
 mod targets;
 mod tunnels;
+mod udp;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

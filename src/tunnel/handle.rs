@@ -6,7 +6,8 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{
-    core::TunnelStatus, parameters::PortParameters, shared::TunnelShared, stream::TunnelStream,
+    core::TunnelStatus, flow::DatagramFlow, parameters::PortParameters, shared::TunnelShared,
+    stream::TunnelStream,
 };
 use crate::{link::LinkId, suspend::Moment};
 use report_proto::frame::{Code, Notice};
@@ -148,6 +149,31 @@ impl Tunnel {
         let opened =
             std::future::poll_fn(|context| self.shared.core().poll_accept(context.waker())).await;
         opened.map(|(id, details)| (TunnelStream::new(Arc::clone(&self.shared), id), details))
+    }
+
+    /// Opens a datagram flow, as a client. The server learns of it with the first datagram.
+    #[must_use]
+    pub fn open_flow(&self, details: Bytes) -> DatagramFlow {
+        let id = self.shared.update(|core| core.mux.open_flow(details));
+        DatagramFlow::new(Arc::clone(&self.shared), id)
+    }
+
+    /// Returns the next datagram flow that the client opens, with its details; `None` after the
+    /// tunnel has ended. Flows beyond `max_flows` of the port do not appear.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped. Only one task may wait at a time.
+    pub async fn accept_flow(&self) -> Option<(DatagramFlow, Bytes)> {
+        let opened =
+            std::future::poll_fn(|context| self.shared.core().poll_accept_flow(context.waker()))
+                .await;
+        opened.map(|(id, details)| (DatagramFlow::new(Arc::clone(&self.shared), id), details))
+    }
+
+    /// Returns the number of datagram flows.
+    #[must_use]
+    pub fn flows(&self) -> usize {
+        self.shared.core().mux.flows()
     }
 
     /// Ends the tunnel and all its streams. The peer receives END if an attachment exists; local

@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     core::TunnelStatus,
+    datagram_counters::{DatagramCounters, DropReason},
     handle::Tunnel,
     parameters::{PortParameters, ProcessShared},
 };
@@ -30,6 +31,27 @@ struct PortTotals {
     sent_bytes: u64,
     received_bytes: u64,
     opened_streams: u64,
+    flows: usize,
+    opened_flows: u64,
+    sent_datagrams: u64,
+    received_datagrams: u64,
+    /// In the order of [`DropReason::ALL`].
+    dropped_datagrams: [u64; DropReason::ALL.len()],
+}
+
+impl PortTotals {
+    fn add_datagrams(&mut self, counters: &DatagramCounters) {
+        self.opened_flows = self
+            .opened_flows
+            .saturating_add(counters.opened_flows.get());
+        self.sent_datagrams = self.sent_datagrams.saturating_add(counters.sent.get());
+        self.received_datagrams = self
+            .received_datagrams
+            .saturating_add(counters.received.get());
+        for (total, reason) in self.dropped_datagrams.iter_mut().zip(DropReason::ALL) {
+            *total = total.saturating_add(counters.dropped(reason));
+        }
+    }
 }
 
 /// The values by label. Ports with the same mark share a label.
@@ -68,6 +90,7 @@ pub(crate) fn describe(
 ) -> fmt::Result {
     let totals = totals(ports, tunnels);
     describe_ports(families, &totals)?;
+    describe_datagrams(families, &totals)?;
     describe_losses(families, shared)?;
     families.counter(
         "report_stream_bytes",
@@ -124,6 +147,45 @@ fn describe_ports(families: &mut MetricFamilies<'_>, totals: &TotalsByPort) -> f
     )
 }
 
+/// Writes the families of flows and datagrams by port.
+fn describe_datagrams(families: &mut MetricFamilies<'_>, totals: &TotalsByPort) -> fmt::Result {
+    families.gauge_of_counts(
+        "report_flows",
+        "Flows of datagrams. Each carries one source.",
+        by_port(totals, |of_port| of_port.flows),
+    )?;
+    families.counter(
+        "report_opened_flows",
+        "Flows of datagrams that were opened.",
+        by_port(totals, |of_port| of_port.opened_flows),
+    )?;
+    families.counter(
+        "report_datagrams",
+        "Datagrams: sent into tunnels, received from tunnels.",
+        totals.iter().flat_map(|(port, totals)| {
+            [
+                ("sent", totals.sent_datagrams),
+                ("received", totals.received_datagrams),
+            ]
+            .map(|(direction, datagrams)| {
+                let labels = [("port", port.clone()), ("direction", direction.to_owned())];
+                Sample::labelled(labels, datagrams)
+            })
+        }),
+    )?;
+    families.counter(
+        "report_dropped_datagrams",
+        "Datagrams that this end dropped, by reason.",
+        totals.iter().flat_map(|(port, totals)| {
+            let dropped = DropReason::ALL.into_iter().zip(totals.dropped_datagrams);
+            dropped.map(|(reason, datagrams)| {
+                let labels = [("port", port.clone()), ("reason", reason.name().to_owned())];
+                Sample::labelled(labels, datagrams)
+            })
+        }),
+    )
+}
+
 /// Returns one sample for each port.
 fn by_port<V>(
     totals: &TotalsByPort,
@@ -177,6 +239,9 @@ fn describe_losses(families: &mut MetricFamilies<'_>, shared: &ProcessShared) ->
 fn totals(ports: &[&PortParameters], tunnels: &[Tunnel]) -> TotalsByPort {
     let labels = PortLabels::new(ports.iter().copied());
     let mut totals = TotalsByPort::new();
+    for tunnel in tunnels {
+        tunnel.shared.publish_datagrams();
+    }
     for port in ports {
         let of_port = totals.entry(labels.of(port)).or_default();
         let counters = &port.counters;
@@ -187,6 +252,7 @@ fn totals(ports: &[&PortParameters], tunnels: &[Tunnel]) -> TotalsByPort {
         of_port.opened_streams = of_port
             .opened_streams
             .saturating_add(counters.opened_streams.get());
+        of_port.add_datagrams(&counters.datagrams);
     }
     for tunnel in tunnels {
         let of_port = totals.entry(labels.of(tunnel.port())).or_default();
@@ -199,6 +265,7 @@ fn totals(ports: &[&PortParameters], tunnels: &[Tunnel]) -> TotalsByPort {
         };
         *count = count.saturating_add(1);
         of_port.streams = of_port.streams.saturating_add(tunnel.streams());
+        of_port.flows = of_port.flows.saturating_add(tunnel.flows());
         of_port.attachments = of_port.attachments.saturating_add(tunnel.lanes());
     }
     totals
@@ -209,7 +276,10 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::tunnel::tests::{TunnelTestbed, plain_port};
+    use crate::tunnel::{
+        ServiceProtocol,
+        tests::{TunnelTestbed, plain_port},
+    };
     use report_proto::{compress::CompressMethod, crypto::EncryptMethod};
 
     #[test]
@@ -252,6 +322,29 @@ mod tests {
         assert_eq!((of_port.streams, of_port.attachments), (2, 1));
         assert_eq!(of_port.opened_streams, 2);
         drop((streams, client, server));
+        bed.end().await;
+    }
+
+    #[tokio::test]
+    async fn flows_and_datagrams_are_counted_with_the_reason_of_each_loss() {
+        let bed = TunnelTestbed::new();
+        let port = PortParameters {
+            protocol: ServiceProtocol::Udp,
+            ..plain_port()
+        };
+        let (client, server) = bed.tunnels_of(port).await;
+        let flow = client.open_flow(Bytes::new());
+        flow.send(Bytes::from_static(b"datagram")).expect("sent");
+        let (other, _) = server.accept_flow().await.expect("the flow");
+        other.recv().await.expect("the datagram");
+        let counters = &client.port().counters.datagrams;
+        counters.drop_some(DropReason::NoTunnel, 3);
+        let read = totals(&[client.port()], &[client.clone(), server.clone()]);
+        let of_port = read.get(&*client.port().mark).expect("its port");
+        assert_eq!((of_port.flows, of_port.opened_flows), (2, 2));
+        assert_eq!((of_port.sent_datagrams, of_port.received_datagrams), (1, 1));
+        assert_eq!(of_port.dropped_datagrams, [0, 0, 0, 0, 0, 3, 0, 0]);
+        drop((flow, other, client, server));
         bed.end().await;
     }
 }

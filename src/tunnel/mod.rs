@@ -22,8 +22,8 @@
 //! Each file uses files to its right, never to its left.
 //!
 //! ```text
-//!  attach ─► attachment ─► candidate ─► handle ─► stream ─► shared ─► core
-//!                                                   ▲         └─► handshake ─► offer ─► parameters
+//!  attach ─► attachment ─► candidate ─► handle ─► stream, flow ─► shared ─► core
+//!                                                   ▲               └─► handshake ─► offer ─► parameters
 //!  metrics ─► handle
 //!  reclaim ─► splice ─► raw ────────────────────────┘
 //!               └─► local_socket                                                            origin
@@ -35,7 +35,8 @@
 //! | `attachment` | one channel bound to a tunnel: its phases, seal and open |
 //! | `candidate` | an attachment whose peer has not proven itself |
 //! | `handshake`, [`offer`] | pure: messages in, keys out; the payloads of the messages |
-//! | `handle`, `stream` | [`Tunnel`] and [`TunnelStream`], which the roles and the splices hold |
+//! | `handle`, `stream`, `flow` | [`Tunnel`], [`TunnelStream`] and [`DatagramFlow`], which the roles and the splices hold |
+//! | `datagram_counters` | what happened to the datagrams of a port |
 //! | `shared` | the lock around the core, the execution of effects, the task for deadlines |
 //! | `core` | pure: the binding to attachments, deadlines, waiting tasks, the end |
 //! | [`splice`], [`raw`] | joins a stream to a local socket, to bytes in memory |
@@ -78,7 +79,9 @@ mod attachment;
 mod candidate;
 pub mod confirmation;
 mod core;
+mod datagram_counters;
 pub mod details;
+mod flow;
 mod handle;
 mod handshake;
 mod local_socket;
@@ -98,10 +101,12 @@ pub(crate) mod tests;
 pub(crate) use self::core::{CANDIDATE_TIMEOUT, LANES_MAX, MOVE_TIMEOUT};
 pub use self::{
     core::TunnelStatus,
+    datagram_counters::{DatagramCounters, DropReason, FlowSlot},
+    flow::{DatagramFlow, DatagramFlowError},
     handle::Tunnel,
     parameters::{
         Counter, PortCounters, PortParameters, ProcessShared, ServiceProtocol, TunnelCounters,
     },
     stream::{TunnelStream, TunnelStreamError},
 };
-pub use report_proto::mux::{MemoryBudget, ResetCode, WindowSize};
+pub use report_proto::mux::{DATAGRAM_MAX, FlowError, MemoryBudget, ResetCode, WindowSize};

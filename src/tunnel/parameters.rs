@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use super::datagram_counters::DatagramCounters;
 use crate::metrics::{DurationHistogram, RefusalCounts};
 use report_proto::{
     compress::{CompressMethod, Pool},
@@ -18,12 +19,6 @@ use report_proto::{
 
 /// Maximum number of streams that a client may have open in one tunnel. A host has fewer ports.
 const STREAMS_MAX: usize = 65_536;
-
-/// Maximum number of datagram flows that a client may have open in one tunnel (PROTOCOL 12.1).
-const FLOWS_MAX: usize = 1024;
-
-/// How long a datagram may wait before it is dropped (PROTOCOL 12).
-const MAX_DELAY: Duration = Duration::from_millis(200);
 
 /// Running zstd contexts that one end grants its peer per tunnel, about 0.6 MiB each (PROTOCOL
 /// 11.5).
@@ -141,6 +136,13 @@ pub struct ProcessShared {
 }
 
 impl PortParameters {
+    /// Returns how many flows a server keeps for a client that has `max_flows`. It may learn of a new
+    /// flow before it has ended the one that gave way.
+    #[must_use]
+    pub fn flows_with_ending(&self) -> usize {
+        self.max_flows.saturating_add(self.max_flows / 8 + 16)
+    }
+
     /// Returns the name of one address of the port in logs: `mark+offset` in a range of ports,
     /// otherwise the mark.
     #[must_use]
@@ -179,14 +181,17 @@ impl PortParameters {
         let (streams_max, flows_max) = match side {
             // A client accepts no streams and no flows: it has no service to serve them.
             TunnelSide::Client => (0, 0),
-            TunnelSide::Server => (STREAMS_MAX, FLOWS_MAX),
+            TunnelSide::Server if self.protocol.has_flows() => {
+                (STREAMS_MAX, self.flows_with_ending())
+            }
+            TunnelSide::Server => (STREAMS_MAX, 0),
         };
         mux::Parameters {
             stream_window: self.stream_window,
             tunnel_window: self.tunnel_window,
             streams_max,
             flows_max,
-            max_delay: MAX_DELAY,
+            max_delay: self.max_delay,
         }
     }
 }
@@ -196,7 +201,7 @@ impl PortParameters {
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    pub(super) fn add(&self, more: u64) {
+    pub(crate) fn add(&self, more: u64) {
         self.0.fetch_add(more, Relaxed);
     }
 
@@ -216,6 +221,8 @@ pub struct PortCounters {
     pub received_bytes: Counter,
     /// Streams that were opened, those of benchmarks included.
     pub opened_streams: Counter,
+    /// The datagrams of the port, and its flows.
+    pub datagrams: DatagramCounters,
 }
 
 /// The tunnel counters of a process.

@@ -121,6 +121,16 @@ impl<'s> RawReceiver<'s> {
         }
     }
 
+    /// Creates the receiver of a stream whose first bytes were read. The peer has no new credit for
+    /// them yet.
+    #[must_use]
+    pub fn after(stream: &'s TunnelStream, method: CompressMethod, early: Bytes) -> Self {
+        let mut receiver = RawReceiver::new(stream, method);
+        receiver.pushed = early.len();
+        receiver.decompressor.push(early);
+        receiver
+    }
+
     /// Returns the next bytes and their credit; `None` after the peer has finished.
     ///
     /// # Errors

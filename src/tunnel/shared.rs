@@ -102,6 +102,12 @@ impl TunnelShared {
         result
     }
 
+    /// Adds what happened to datagrams since the last call to the counters of the port.
+    pub(super) fn publish_datagrams(&self) {
+        let counts = self.core().take_datagram_counts();
+        self.port.counters.datagrams.add(counts);
+    }
+
     /// Releases the core and runs its effects.
     fn settle(&self, mut core: MutexGuard<'_, TunnelCore>) {
         // Includes the deadline: the driver could otherwise sleep past one set in between.
@@ -197,6 +203,12 @@ impl TunnelShared {
             TunnelEvent::LanesRequested => self.status.send_modify(|_| {}),
             TunnelEvent::Expired => counters.expired.add(1),
         }
+    }
+}
+
+impl Drop for TunnelShared {
+    fn drop(&mut self) {
+        self.publish_datagrams();
     }
 }
 

@@ -30,6 +30,7 @@ use report_proto::{
     id::Id,
 };
 
+mod flows;
 mod handshakes;
 mod lanes;
 mod resumption;
@@ -275,7 +276,7 @@ impl TunnelTestbed {
         self.tunnels_of(port(encrypt, compress)).await
     }
 
-    async fn tunnels_of(&self, port: PortParameters) -> (Tunnel, Tunnel) {
+    pub(crate) async fn tunnels_of(&self, port: PortParameters) -> (Tunnel, Tunnel) {
         let (client_result, server) = self.attach(&port, &port).await;
         let attach::AttachOutcome::New(client, _) = client_result.unwrap() else {
             panic!("expected a new tunnel")

@@ -42,11 +42,16 @@ fn connect(file: &Path, arguments: &[&str], input: &[u8]) -> ProgramOutput {
     programs::run_with(command.args(arguments), input)
 }
 
-/// Runs `report connect` without input. Asserts that it failed. Returns its errors.
+/// Runs `report connect` without input. Asserts that it failed with this exit code. Returns its
+/// errors.
 #[track_caller]
-fn connect_error(file: &Path, arguments: &[&str]) -> String {
+fn connect_error(file: &Path, arguments: &[&str], code: i32) -> String {
     let output = connect(file, arguments, b"");
-    assert_eq!((output.code, output.out.len()), (Some(1), 0), "{output:?}");
+    assert_eq!(
+        (output.code, output.out.len()),
+        (Some(code), 0),
+        "{output:?}"
+    );
     output.errors
 }
 
@@ -213,31 +218,43 @@ fn failures_are_explained_on_standard_error() {
         Port::new("echo", echo.address(), Methods::DEFAULT),
     ]);
     let testbed = &tunnel.testbed;
-    for (arguments, says) in [
+    let invitation = "report+wss://host/#hush";
+    for (arguments, code, says) in [
         (
             &["dead"][..],
+            1,
             "\"dead\": the service refused the connection",
         ),
-        (&["none"], "no port has the mark \"none\""),
-        (&["echo", "--offset", "1"], "choose one with --offset"),
-        (&["echo", "--host", "a"], "--host is only for an invitation"),
-        (&["report+wss://host/"], "no key"),
+        (&["none"], 1, "no port has the mark \"none\""),
+        (&["echo", "--offset", "1"], 2, "choose one with --offset"),
+        (
+            &["echo", "--host", "a"],
+            2,
+            "--host is only for an invitation",
+        ),
+        (&["report+wss://host/"], 2, "no key"),
+        (&["--invite-file", "/no/such/file"], 2, "the invitation in"),
+        (
+            &[invitation, "--links-max", "none"],
+            2,
+            "--links-max is \"none\"",
+        ),
     ] {
-        let errors = connect_error(&file, arguments);
+        let errors = connect_error(&file, arguments, code);
         assert!(errors.contains(says), "{arguments:?}: {errors}");
     }
     let stranger = Port::new("stranger", echo.address(), Methods::DEFAULT);
     let fields = json!({"hold_timeout": "100ms"});
     let client = testbed.client_configuration(std::slice::from_ref(&stranger), fields);
     let unknown = testbed.write("unknown", &client);
-    let errors = connect_error(&unknown, &["stranger"]);
+    let errors = connect_error(&unknown, &["stranger"], 1);
     assert!(errors.contains("no server for the port key"), "{errors}");
     let fields = json!({"master": ports::free().to_string()});
     let client = testbed.client_configuration(std::slice::from_ref(&stranger), fields);
     let unreachable = testbed.write("unreachable", &client);
-    let errors = connect_error(&unreachable, &["stranger"]);
+    let errors = connect_error(&unreachable, &["stranger"], 1);
     assert!(errors.contains("no link to a master"), "{errors}");
-    let errors = connect_error(&testbed.folder().join("server.json"), &["echo"]);
+    let errors = connect_error(&testbed.folder().join("server.json"), &["echo"], 1);
     assert!(errors.contains("is a server configuration"), "{errors}");
 }
 

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::support::{
     content::Content,
     daemon::Daemon,
+    datagrams::DatagramService,
     namespace::NetworkNamespace,
     path::{
         End, LossyPath,
@@ -79,14 +80,16 @@ fn lossy_path(conditions: Conditions) -> LossyPath {
 }
 
 /// Where applications reach the client: its address, and the namespace that has it.
-struct ClientAddress {
+pub(super) struct ClientAddress {
     local: SocketAddr,
+    /// Where datagrams reach the client.
+    pub(super) datagrams: SocketAddr,
     namespace: Arc<NetworkNamespace>,
 }
 
 impl ClientAddress {
     /// Runs `work` in the namespace of the client.
-    fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub(super) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.namespace.run(work).expect("the namespace is entered")
     }
 
@@ -111,26 +114,33 @@ impl ClientAddress {
     }
 }
 
-/// A client at the near end, and a master, a server and an echo service at the far end. The roles end
+/// A client at the near end, and a master, a server and echo services at the far end. The roles end
 /// before the path.
-struct LossyTunnel {
+pub(super) struct LossyTunnel {
     client: Daemon,
     _server: Daemon,
     _master: Daemon,
-    address: ClientAddress,
+    pub(super) address: ClientAddress,
     _echo: FarService,
+    _datagrams: DatagramService,
     _testbed: Testbed,
     path: LossyPath,
 }
 
 impl LossyTunnel {
-    fn start(conditions: Conditions) -> LossyTunnel {
+    pub(super) fn start(conditions: Conditions) -> LossyTunnel {
         let path = lossy_path(conditions);
         let testbed = Testbed::new(Front::Direct);
         let echo = FarService::start(&path, services::echo);
-        let master = SocketAddr::from((End::B.address(), ports::free().port()));
+        let far = || SocketAddr::from((End::B.address(), ports::free().port()));
+        let (master, datagrams) = (far(), far());
+        let datagrams = path
+            .namespace(End::B)
+            .run(|| DatagramService::echo_at(datagrams))
+            .expect("the namespace is entered");
         let port = Port::new("echo", echo.address, Methods::DEFAULT);
-        let ports = std::slice::from_ref(&port);
+        let udp = Port::udp("datagrams", datagrams.address());
+        let ports = &[port.clone(), udp.clone()];
         let role = |end, name: &str, configuration: &Value| {
             let file = testbed.write(name, configuration);
             let mut command = path.namespace(end).command(REPORT);
@@ -157,9 +167,11 @@ impl LossyTunnel {
             _master: master_role,
             address: ClientAddress {
                 local: port.local,
+                datagrams: udp.local,
                 namespace: Arc::clone(path.namespace(End::A)),
             },
             _echo: echo,
+            _datagrams: datagrams,
             _testbed: testbed,
             path,
         };
@@ -179,7 +191,12 @@ impl LossyTunnel {
 
     /// Repeats transfers of `length` bytes on `connections` connections, and echoes beside them, while
     /// `beside` runs.
-    fn under_load(&self, connections: u64, length: u64, beside: impl FnOnce()) -> LoadResult {
+    pub(super) fn under_load(
+        &self,
+        connections: u64,
+        length: u64,
+        beside: impl FnOnce(),
+    ) -> LoadResult {
         let (stop, completed) = (AtomicBool::new(false), AtomicUsize::new(0));
         let address = &self.address;
         let pings = address.connect();
@@ -224,7 +241,7 @@ impl Drop for StopOnDrop<'_> {
 }
 
 /// The outcome of transfers and echoes.
-struct LoadResult {
+pub(super) struct LoadResult {
     completed: usize,
     broken: Vec<io::Error>,
     longest_ping: Duration,
@@ -232,7 +249,7 @@ struct LoadResult {
 
 impl LoadResult {
     #[track_caller]
-    fn assert_complete(&self, what: &str) {
+    pub(super) fn assert_complete(&self, what: &str) {
         let LoadResult {
             completed,
             broken,
@@ -287,7 +304,7 @@ fn longest_ping(stream: &TcpStream, stop: &AtomicBool) -> io::Result<Duration> {
     Ok(longest)
 }
 
-fn milliseconds(count: u64) -> Duration {
+pub(super) fn milliseconds(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 

@@ -24,6 +24,7 @@ mod hostile;
 mod keys_page;
 mod lanes;
 mod long_paths;
+mod lossy_datagrams;
 mod lossy_path;
 mod master_confidentiality;
 mod name_resolution;
@@ -47,6 +48,8 @@ mod survival;
 mod systemd;
 mod targets;
 mod traffic;
+mod udp;
+mod udp_wireguard;
 #[cfg(target_os = "linux")]
 mod unix_sockets;
 #[cfg(feature = "store")]

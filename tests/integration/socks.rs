@@ -14,7 +14,7 @@ use crate::support::{
     ports, programs,
     proxy::{Cut, Proxy},
     services::{self, Ending, Service},
-    tunnel::{Front, Testbed, with},
+    tunnel::{Front, REPORT, Testbed, with},
 };
 
 const PORT_KEY: &str = "the port key of the proxies 0123456789";
@@ -27,7 +27,7 @@ struct Socks {
     /// The path of the client's links.
     path: Proxy,
     local: SocketAddr,
-    _testbed: Testbed,
+    testbed: Testbed,
 }
 
 impl Socks {
@@ -53,7 +53,7 @@ impl Socks {
             _master: master,
             path,
             local,
-            _testbed: testbed,
+            testbed,
         }
     }
 
@@ -141,6 +141,36 @@ fn web() -> Service {
 /// A rule for this address.
 fn rule(address: SocketAddr) -> String {
     address.to_string()
+}
+
+#[test]
+fn report_connect_names_its_destination() {
+    let digest = services::digest_after_end();
+    let closed = ports::free();
+    let socks = Socks::start(&[rule(digest.address()), rule(closed)], json!({}));
+    let file = socks.testbed.folder().join("client.json");
+    let connect = |to: &str| {
+        let mut command = programs::command(REPORT);
+        command.args(["connect", "exit", "--to", to, "--config"]);
+        programs::run_with(command.arg(&file), b"abc")
+    };
+    let output = connect(&digest.address().to_string()).succeeded();
+    assert_eq!(output.text(), format!("3 {}", bytes::sha256(b"abc")));
+    assert_eq!(output.errors, "");
+    let closed = closed.to_string();
+    for (to, code, says) in [
+        (closed.as_str(), 1, "the destination refused the connection"),
+        ("192.0.2.1:1", 1, "do not allow the destination"),
+        ("nowhere", 2, "--to (\"nowhere\") has no port"),
+    ] {
+        let output = connect(to);
+        assert_eq!(
+            (output.code, output.out.len()),
+            (Some(code), 0),
+            "{output:?}"
+        );
+        assert!(output.errors.contains(says), "{}", output.errors);
+    }
 }
 
 #[test]

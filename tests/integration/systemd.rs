@@ -93,7 +93,12 @@ fn a_restarted_master_names_the_new_process() {
     let pid = line
         .split_whitespace()
         .find_map(|word| word.strip_prefix("pid="));
-    notify.expect(&format!("MAINPID={}", pid.expect("a process id")));
+    let message = notify.expect(&format!("MAINPID={}", pid.expect("a process id")));
+    // The new process reported its liveness before systemd accepted its reports.
+    assert!(
+        message.lines().any(|line| line == "WATCHDOG=1"),
+        "{message}"
+    );
     wait::until_true("the former process has ended", || master.has_ended());
     assert!(!notify.reported.iter().any(|state| state == "STOPPING=1"));
 }

@@ -9,6 +9,7 @@ pub(crate) mod bytes;
 pub(crate) mod certificates;
 pub(crate) mod content;
 pub(crate) mod daemon;
+pub(crate) mod datagrams;
 pub(crate) mod fault_injector;
 pub(crate) mod files;
 pub(crate) mod fronts;

@@ -74,11 +74,21 @@ fn is_free(address: SocketAddr) -> bool {
 /// Whether a process listens at the address. The kernel's table answers, so the listener sees no
 /// connection.
 pub(crate) fn has_listener_at(address: SocketAddr) -> bool {
-    // The kernel prints the address as numbers in the byte order of this machine, and 0A for the
-    // state LISTEN.
-    let (table, octets) = match address.ip() {
-        IpAddr::V4(ip) => ("/proc/net/tcp", ip.octets().to_vec()),
-        IpAddr::V6(ip) => ("/proc/net/tcp6", ip.octets().to_vec()),
+    // 0A is the state LISTEN.
+    is_in_table("tcp", address, "0A")
+}
+
+/// Whether a process has a UDP socket at the address that is not connected.
+pub(crate) fn has_udp_socket_at(address: SocketAddr) -> bool {
+    // 07 is the state CLOSE.
+    is_in_table("udp", address, "07")
+}
+
+fn is_in_table(protocol: &str, address: SocketAddr, state: &str) -> bool {
+    // The kernel prints the address as numbers in the byte order of this machine.
+    let (family, octets) = match address.ip() {
+        IpAddr::V4(ip) => ("", ip.octets().to_vec()),
+        IpAddr::V6(ip) => ("6", ip.octets().to_vec()),
     };
     let numbers = octets
         .chunks(4)
@@ -90,9 +100,10 @@ pub(crate) fn has_listener_at(address: SocketAddr) -> bool {
             .collect::<String>(),
         address.port()
     );
+    let table = format!("/proc/net/{protocol}{family}");
     let sockets = std::fs::read_to_string(table).unwrap_or_default();
     sockets.lines().any(|line| {
         let mut fields = line.split_whitespace().skip(1);
-        fields.next() == Some(&local) && fields.nth(1) == Some("0A")
+        fields.next() == Some(&local) && fields.nth(1) == Some(state)
     })
 }

@@ -94,6 +94,7 @@ impl LaneFlow {
     fn wait(&self) -> u64 {
         let rate = self.recent.saturating_add(CONTROL_MIN);
         self.under_way()
+            .saturating_add(self.datagrams.under_way())
             .saturating_mul(100)
             .checked_div(rate)
             .unwrap_or(u64::MAX)
@@ -211,6 +212,14 @@ impl LaneFlows {
         };
         let room = limit.saturating_sub(flow.under_way());
         if room < message_min { 0 } else { room }
+    }
+
+    /// Returns whether streams leave the lane to datagrams: it is not special, and hardly any DATA is
+    /// under way on it. Fewer bytes than a report may never be reported.
+    pub(super) fn is_spare(&self, lane: LaneId) -> bool {
+        let flow = self.flows.iter().find(|flow| flow.lane == lane);
+        ![self.special.control, self.special.standby].contains(&Some(lane))
+            && flow.is_some_and(|flow| flow.under_way() < LANE_REPORT)
     }
 
     /// Sets the special lanes. Returns the previous ones.

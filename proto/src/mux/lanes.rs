@@ -5,9 +5,10 @@
 //! leave on the other lanes at once.
 //!
 //! One lane carries everything. With several lanes, one is the *control lane*, at first the oldest.
-//! It carries the small frames and the streams that have little under way. Bulk data uses the other
-//! lanes, so that a keystroke does not wait behind it. The control lane adds a little bulk data,
-//! which would otherwise miss the rate of one lane. When the control lane stalls, another one takes
+//! It carries the small frames, datagrams, and the streams that have little under way. Bulk data uses
+//! the other lanes, so that a keystroke does not wait behind it. The control lane adds a little bulk
+//! data, which would otherwise miss the rate of one lane; the other lanes take what it cannot carry of
+//! the datagrams of heavy flows, if streams leave them unused. When the control lane stalls, another one takes
 //! its place (see `control_lane`). Of four lanes or more, one holds less bulk data than the others,
 //! so that what is repeated there waits little: the *standby lane*.
 
@@ -32,9 +33,9 @@ impl LaneId {
 pub(super) enum LaneLoad {
     /// Everything: it is the only lane.
     All,
-    /// Small frames, streams with little data under way, and a little bulk data.
+    /// Small frames, datagrams, streams with little data under way, and a little bulk data.
     Control,
-    /// Bulk data.
+    /// Bulk data, and datagrams of heavy flows.
     Bulk,
 }
 

@@ -288,6 +288,7 @@ impl Mux {
         }
         self.handle_stalls(now);
         self.datagrams.expire(now, self.parameters.max_delay);
+        self.update_budget();
         if !self.lanes.is_empty() && self.gaps.deadline().is_some_and(|until| until <= now) {
             return Err(MuxError::Protocol("a gap in a stream was not filled"));
         }
@@ -397,7 +398,7 @@ impl Mux {
             .stream_window
             .initial
             .saturating_mul(self.streams.len() as u64);
-        // The floor of every stream, the loans beyond it, and all retained and waiting data.
+        // The floor of every stream, the loans beyond it, all retained and waiting data, and flows.
         let room = self.account.charge(
             floors
                 .saturating_add(self.credit.lent())

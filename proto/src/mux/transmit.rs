@@ -27,8 +27,12 @@ impl Mux {
         if self.resume_state.is_list_due() {
             return self.resume_state.lane == Some(lane);
         }
-        load.has_control() && (self.has_small_frames() || self.has_datagrams_for(lane))
-            || self.has_data_for(SendingLane { id: lane, load })
+        let has_others = if load.has_control() {
+            self.has_small_frames() || self.has_datagrams_for(lane)
+        } else {
+            self.has_overflow_for(lane)
+        };
+        has_others || self.has_data_for(SendingLane { id: lane, load })
     }
 
     /// Returns whether frames wait that only a lane with control carries.
@@ -78,6 +82,7 @@ impl Mux {
     fn transmit_frames(&mut self, now: Instant, lane: SendingLane, out: &mut BytesMut, end: usize) {
         if !lane.load.has_control() {
             // An acknowledgement would wait behind the bulk data of its lane.
+            self.transmit_overflow(now, lane.id, out, end);
             self.transmit_streams(lane, out, end);
             return;
         }
@@ -119,7 +124,7 @@ impl Mux {
         // An end that grants credit needs the round trip as much as an end that sends.
         let is_active = !self.ack_queue.due.is_empty()
             || self.window.is_update_due()
-            || self.datagrams.has_datagrams()
+            || self.has_datagrams_for(lane.id)
             || self.has_data(lane.load);
         if has_room(out, end)
             && is_active

@@ -77,7 +77,7 @@ impl ConfigFields {
             .is_some()
     }
 
-    /// Reads the configuration like a file in the working directory.
+    /// Reads the configuration like a file in the working directory. Its texts contain no variables.
     ///
     /// # Errors
     /// Returns a line for each problem. It begins with the name of the option.
@@ -90,7 +90,9 @@ impl ConfigFields {
         let port = root.remove("ports");
         let port = port.unwrap_or_else(|| Value::Object(Map::new()));
         root.insert("ports".to_owned(), Value::Array(vec![port]));
-        let text = Value::Object(root).to_string();
+        let mut root = Value::Object(root);
+        escape_variables(&mut root);
+        let text = root.to_string();
         config::parse(&text, Path::new(""), variables).map_err(|error| {
             let problems = error.problems.iter();
             let lines = problems.map(|problem| {
@@ -99,6 +101,17 @@ impl ConfigFields {
             });
             lines.collect::<Vec<_>>().join("\n")
         })
+    }
+}
+
+/// Escapes the characters `${` in all texts. In a file they begin an environment variable. An
+/// invitation may come from a stranger, and must not send variables of this process anywhere.
+fn escape_variables(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = text.replace("${", "$${"),
+        Value::Array(elements) => elements.iter_mut().for_each(escape_variables),
+        Value::Object(fields) => fields.values_mut().for_each(escape_variables),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
@@ -141,8 +154,15 @@ impl OptionNames {
         });
         let path = names.collect::<Vec<_>>().join(".");
         let mut path = path.as_str();
+        // The field may be an object whose fields have options.
+        let is_inside = |known: &str| {
+            let inner = known.strip_prefix(path);
+            inner.is_some_and(|inner| inner.starts_with('.'))
+        };
+        let inside = self.0.iter().find(|(known, _)| is_inside(known));
         loop {
-            if let Some((_, name)) = self.0.iter().find(|(known, _)| *known == path) {
+            let exact = self.0.iter().find(|(known, _)| *known == path);
+            if let Some((_, name)) = exact.or(inside) {
                 return format!("--{name}");
             }
             // An option may stand for an object or a list around the field.

@@ -143,7 +143,10 @@ impl FieldOption {
             let (name, value) = text
                 .split_once(':')
                 .ok_or_else(|| self.invalid("write \"NAME: VALUE\""))?;
-            headers.insert(name.trim().to_owned(), Value::from(value.trim()));
+            let earlier = headers.insert(name.trim().to_owned(), Value::from(value.trim()));
+            if earlier.is_some() {
+                return Err(self.invalid("write each header once"));
+            }
         }
         Ok(headers)
     }

@@ -100,11 +100,11 @@ fn every_field_has_an_option() {
     ];
     assert_complete::<ForwardFields>(common(), &[]);
     assert_complete::<ForwardFields>(link(), &[]);
-    assert_complete::<ForwardFields>(fields::<ClientConfig>(""), &["ports"]);
+    assert_complete::<ForwardFields>(fields::<ClientConfig>(""), &[]);
     assert_complete::<ForwardFields>(port(), &[&of_both[..], &of_server].concat());
     assert_complete::<ExposeFields>(common(), &[]);
     assert_complete::<ExposeFields>(link(), &[]);
-    assert_complete::<ExposeFields>(fields::<ServerConfig>(""), &["ports"]);
+    assert_complete::<ExposeFields>(fields::<ServerConfig>(""), &[]);
     assert_complete::<ExposeFields>(port(), &[&of_both[..], &of_client].concat());
 }
 
@@ -262,6 +262,11 @@ fn other_fields_have_their_path_as_a_name() {
     let header = FieldPath::root("headers").field("X-One");
     assert_eq!(names.option(&header), "--headers");
     assert_eq!(names.option(&port.field("enabled")), "`ports[0].enabled`");
+    let user = port.field("socks_user");
+    assert_eq!(names.option(&user), "--socks-user-name");
+    let options = parsed::<ForwardFields>(&["--socks-user-password", "hush"]).expect("parsed");
+    let names = OptionNames::new(&options, &[]);
+    assert_eq!(names.option(&user), "--socks-user-password");
 }
 
 #[test]
@@ -269,6 +274,7 @@ fn contradicting_and_invalid_options_are_refused_without_their_values() {
     for arguments in [
         &["--port-key", "hush", "--port-key-file", "hush"][..],
         &["--headers", "hush"],
+        &["--headers", "A: hush", "--headers", "A: hush"],
         &["--links-max"],
         &["--no-such-option"],
     ] {

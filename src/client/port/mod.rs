@@ -21,9 +21,12 @@ mod machine;
 mod port_link;
 mod refused_servers;
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
@@ -219,13 +222,31 @@ impl PortSupervisor {
         peer: LocalPeer,
         socket: &LocalStream,
     ) -> Bytes {
+        self.encode_details(tunnel, offset, peer.address().zip(socket.local_addr()))
+    }
+
+    /// Returns the details of a flow of datagrams from `source` to `destination`, as
+    /// [`PortSupervisor::details`] does for a stream.
+    pub(super) fn flow_details(
+        &self,
+        tunnel: &Tunnel,
+        offset: u16,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> Bytes {
+        self.encode_details(tunnel, offset, Some((source, destination)))
+    }
+
+    fn encode_details(
+        &self,
+        tunnel: &Tunnel,
+        offset: u16,
+        addresses: Option<(SocketAddr, SocketAddr)>,
+    ) -> Bytes {
         let is_wanted = self
             .server_info(tunnel)
             .is_some_and(|server_info| server_info.addresses);
-        let addresses = peer
-            .address()
-            .zip(socket.local_addr())
-            .filter(|_| is_wanted);
+        let addresses = addresses.filter(|_| is_wanted);
         let origin = addresses.and_then(|(source, destination)| Origin::new(source, destination));
         let details = OpenDetails {
             origin,

@@ -271,7 +271,10 @@ mod tests {
         credentials: Option<&ProxyCredentials>,
     ) -> Result<ConnectRequest, ProxyRequestError> {
         let (first, mut rest) = request.split_first().expect("a byte");
-        accept(*first, &mut rest, None, credentials).await
+        let accepted = accept(*first, &mut rest, None, credentials).await?;
+        // A part of the early data may still be in the connection.
+        let early = [&accepted.early[..], rest].concat().into();
+        Ok(ConnectRequest { early, ..accepted })
     }
 
     /// Returns the refusal of a request.

@@ -2,6 +2,7 @@
 
 use std::{fmt, ops::Deref};
 
+use http::uri::PathAndQuery;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -89,14 +90,15 @@ impl fmt::Display for RequestPath {
 
 text_value!(RequestPath, "text", |path| {
     let is_valid = path.starts_with('/')
-        && path.bytes().all(|byte| byte.is_ascii_graphic())
-        && !path.contains('#');
+        && path.is_ascii()
+        && !path.contains('#')
+        && path.parse::<PathAndQuery>().is_ok();
     if is_valid {
         return Ok(Self(path.to_owned()));
     }
     Err(InvalidValue::new(
         format!("is \"{}\"", path.escape_debug()),
-        "write a path that starts with \"/\", of visible ASCII without #",
+        "write a path that starts with \"/\", of visible ASCII without #, with <, > and ` as %XX",
     ))
 });
 

@@ -56,6 +56,26 @@ fn duplicate_fields_are_rejected() {
         &error_line(&master("\"path\": \"/\",\n\"path\": \"/b\"")),
         &["c.json:2:", "duplicate field `path`", "keep one"],
     );
+    let modes = "{\"mode\": \"server\",\n \"mode\": \"client\", \"ports\": []}";
+    assert_contains(
+        &error_lines(modes)[0],
+        &["c.json:2:10: duplicate field `mode`: keep one"],
+    );
+    let key = r#"{"env": "A", "env": "B"}"#;
+    let port = format!(r#"{{"local_address": "h:1", "port_key": {key}}}"#);
+    let text = ports("client", &port);
+    let set = |name: &str| Some(OsString::from(name));
+    let error = parse(&text, Path::new("c.json"), &set).expect_err("two variables");
+    assert_contains(
+        &error.to_string(),
+        &["ports[0].port_key duplicate field `env`"],
+    );
+    assert_contains(
+        &error_line(&client(
+            r#""master": "host:1", "headers": {"X-A": "hush1", "x-a": "hush2"}"#,
+        )),
+        &["headers contains `x-a` twice: keep one of them"],
+    );
 }
 
 #[test]

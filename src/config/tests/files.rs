@@ -58,6 +58,11 @@ fn syntax_errors_have_line_and_column() {
     );
     assert_contains(&error_line(""), &["the file is empty"]);
     assert_contains(&error_line("[]"), &["c.json: contains a list", "\"mode\""]);
+    for (key, shown) in [("4711", "a number"), ("\"4711\"", "a text")] {
+        let error = error_line(key);
+        assert_contains(&error, &[&format!("c.json: contains {shown}: ")]);
+        assert!(!error.contains("4711"), "{error}");
+    }
 }
 
 #[test]

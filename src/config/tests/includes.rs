@@ -259,7 +259,7 @@ fn a_file_is_included_once() {
 fn a_file_that_cannot_be_read_is_an_error() {
     let folder = Folder::new(&[("c.json", &including("[\"none.json\", \"d\", \"gbk.json\"]"))]);
     fs::create_dir(folder.path("d")).expect("created");
-    fs::write(folder.path("gbk.json"), b"{\"\xd4\xb6\"}").expect("written");
+    fs::write(folder.path("gbk.json"), b"{\"\xb6\xd4\"}").expect("written");
     let errors = folder.errors();
     assert_eq!(errors.len(), 3, "{errors:?}");
     for (error, expected) in errors.iter().zip([
@@ -268,6 +268,24 @@ fn a_file_that_cannot_be_read_is_an_error() {
         "c.json:2:32: include[2] names the file gbk.json, which is neither UTF-8 nor UTF-16",
     ]) {
         assert!(error.starts_with(expected), "not {expected}: {error}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_and_devices_are_not_read() {
+    let folder = Folder::new(&[("c.json", &including("[\"p*\", \"/dev/zero\"]"))]);
+    let made = std::process::Command::new("mkfifo")
+        .arg(folder.path("pipe"))
+        .status();
+    assert!(made.expect("mkfifo").success());
+    let errors = folder.errors();
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    for (error, name) in errors.iter().zip(["pipe", "/dev/zero"]) {
+        assert_contains(
+            error,
+            &[&format!(" names {name}, which is a pipe, a device")],
+        );
     }
 }
 

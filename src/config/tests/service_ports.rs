@@ -84,6 +84,16 @@ fn invalid_targets_are_refused() {
             "starts with \"/\"",
         ),
         (
+            r#""targets": ["h:1"], "health_check": {"kind": "http", "path": "/<up>"}"#,
+            "health_check.path",
+            "as %XX",
+        ),
+        (
+            r#""targets": ["h:1"], "health_check": {"kind": "http", "path": "/up?a=`\u0000"}"#,
+            "health_check.path",
+            "as %XX",
+        ),
+        (
             r#""targets": ["h:1"], "health_check": {"kind": "icmp"}"#,
             "health_check.kind",
             "tcp, http",

@@ -203,6 +203,11 @@ fn the_upgrade_path_must_differ_from_the_health_check() {
         &["path is \"/healthz\"", "choose another"],
     );
     assert!(read(&master(r#""path": "/healthz", "healthz": false"#)).is_ok());
+    // The request for such a path cannot be parsed.
+    assert_contains(
+        &error_line(&master(r#""path": "/<a>""#)),
+        &["path is \"/<a>\"", "as %XX"],
+    );
     for path in ["tunnel", "/a b", "/a?b", "/隧道", ""] {
         assert_contains(
             &error_line(&master(&format!("\"path\": \"{path}\""))),

@@ -123,6 +123,53 @@ async fn new_link_during_drain_receives_goaway() {
     wait_ended(&mut master).await;
 }
 
+/// Sends a part of a request, and waits until the master has accepted the connection.
+async fn connection_within_a_request(master: &RunningMaster) -> TcpStream {
+    let mut stream = master.connect().await;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+        .await
+        .expect("sent");
+    until("the connection is accepted", || {
+        !master.shared.tasks.is_empty()
+    })
+    .await;
+    stream
+}
+
+#[tokio::test]
+async fn request_is_answered_after_a_new_process_has_taken_over() {
+    let mut master = start_with_grace(Duration::from_secs(30), |_| {});
+    let mut visitor = connection_within_a_request(&master).await;
+    master.shared.retired.cancel();
+    until("the master drains", || {
+        master.shared.draining.is_cancelled() && master.shared.listeners.sockets().is_empty()
+    })
+    .await;
+    visitor
+        .write_all(b"Connection: close\r\n\r\n")
+        .await
+        .expect("still open");
+    let mut answer = String::new();
+    with_timeout(visitor.read_to_string(&mut answer))
+        .await
+        .expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    assert!(wait_ended(&mut master).await < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn unfinished_request_ends_with_the_grace_period_of_a_former_process() {
+    let mut master = start_with_grace(Duration::from_millis(300), |parameters| {
+        parameters.timing.header = Duration::from_secs(60);
+    });
+    let mut visitor = connection_within_a_request(&master).await;
+    master.shared.retired.cancel();
+    wait_ended(&mut master).await;
+    let read = with_timeout(visitor.read(&mut [0])).await;
+    assert!(!matches!(read, Ok(1..)), "{read:?}");
+}
+
 #[tokio::test]
 async fn goaway_reaches_many_links_within_half_of_the_grace_period() {
     const CLIENTS: u8 = 20;

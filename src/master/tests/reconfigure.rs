@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, TcpListener as BlockingListener};
 
+use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 
 use super::*;
@@ -26,11 +27,19 @@ fn config(fields: Value) -> MasterConfig {
     }
 }
 
+/// Waits until the task of the master listens.
+async fn running(master: &RunningMaster) {
+    while master.shared.listeners.sockets().is_empty() {
+        tokio::task::yield_now().await;
+    }
+}
+
 async fn reconfigure(
     master: &RunningMaster,
     old: Value,
     new: Value,
 ) -> Result<Vec<String>, MasterError> {
+    running(master).await;
     MasterHandle::new(&master.shared)
         .reconfigure(&config(old), &config(new))
         .await
@@ -110,9 +119,32 @@ async fn changed_address_opens_a_listener_and_closes_the_former_one() {
 }
 
 #[tokio::test]
+async fn connections_in_the_backlog_of_a_former_listener_are_served() {
+    let master = start();
+    let answer = answer_at(master.address, "/").await;
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+    // The master runs on this thread, so it has not accepted them.
+    let connect = |_| std::net::TcpStream::connect(master.address).expect("in the backlog");
+    let waiting: Vec<_> = (0..20).map(connect).collect();
+    let new = json!({"listen_at": free_address().to_string()});
+    reconfigure(&master, json!({}), new).await.expect("applied");
+    for stream in waiting {
+        stream.set_nonblocking(true).expect("set");
+        let mut stream = TcpStream::from_std(stream).expect("registered");
+        stream
+            .write_all(request("/").as_bytes())
+            .await
+            .expect("sent");
+        let (answer, _) = with_timeout(head(&mut stream)).await;
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn listener_of_an_address_that_stays_is_not_touched() {
     let (first, second) = (free_address(), free_address());
     let master = start_with(|parameters| parameters.listen_at = vec![first]);
+    running(&master).await;
     let before = master.shared.listeners.sockets();
     let old = json!({"listen_at": first.to_string()});
     let new = json!({"listen_at": [second.to_string(), first.to_string()]});
@@ -241,4 +273,28 @@ async fn draining_master_starts_no_other_process() {
         refused,
         Err(crate::successor::RestartError::Draining)
     ));
+}
+
+#[tokio::test]
+async fn change_waits_until_the_start_of_another_process_has_ended() {
+    let master = start();
+    running(&master).await;
+    let starting = master.shared.changes.try_acquire().expect("no change yet");
+    let mut change = Box::pin(reconfigure(&master, json!({}), json!({"path": "/moved"})));
+    assert!(change.as_mut().now_or_never().is_none(), "it waits");
+    drop(starting);
+    with_timeout(change).await.expect("applied");
+    let answer = answer_at(master.address, "/moved").await;
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+}
+
+#[tokio::test]
+async fn draining_master_applies_no_change() {
+    let mut master = start();
+    master.cancel.cancel();
+    while master.task.join_next().await.is_some() {}
+    let (old, new) = (config(json!({})), config(json!({"path": "/moved"})));
+    let handle = MasterHandle::new(&master.shared);
+    let refused = handle.reconfigure(&old, &new).await;
+    assert!(matches!(refused, Err(MasterError::Draining)));
 }

@@ -2,7 +2,8 @@
 //!
 //! `bind` creates a socket with the mode that the umask leaves, so another user could connect before
 //! the mode is changed. The socket is therefore created in a new folder with mode 0700, and gets its
-//! path when its mode and owner are set.
+//! path when its mode and owner are set. They are set inside the open folder: a user who may rename
+//! files beside the path could otherwise lead a process of root to another file.
 //!
 //! Several processes may start with the same path at the same time. One of them gets it: a hard link
 //! replaces no file, and the socket of a process that has ended is removed by its identity only.
@@ -12,13 +13,21 @@ mod tests;
 
 use std::{
     fmt, fs, io,
-    os::unix::{
-        fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown},
-        net::{self, SocketAddr},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _},
+            net::{self, SocketAddr},
+            process::parent_id,
+        },
     },
     path::{Path, PathBuf},
 };
 
+use rustix::{
+    fs::{AtFlags, Gid, Mode, OFlags, RawMode, Uid, chmodat, chownat, fstat},
+    process::geteuid,
+};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{UnixListener, UnixStream};
 use tracing::debug;
@@ -66,7 +75,13 @@ struct SocketFile {
 }
 
 /// A folder that only the owner can use, which exists while the socket is prepared.
-struct PrivateFolder(PathBuf);
+struct PrivateFolder {
+    path: PathBuf,
+    opened: OwnedFd,
+}
+
+/// The socket in a private folder.
+const PREPARED: &str = "s";
 
 impl UnixSocket {
     /// Listens at a path or at an abstract name. `access` applies to a path: any process may
@@ -92,7 +107,7 @@ impl UnixSocket {
         let folder = PrivateFolder::beside(path)?;
         let listener = folder.listen()?;
         let prepared = folder.socket();
-        access.apply(&prepared)?;
+        access.apply(&folder)?;
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
         let identity = identity(&prepared)?;
@@ -151,13 +166,16 @@ pub fn describe(address: &SocketAddr) -> String {
 }
 
 impl SocketAccess {
-    /// Sets the mode and the owner of a socket file.
-    fn apply(self, path: &Path) -> io::Result<()> {
+    /// Sets the mode and the owner of the socket in `folder`.
+    fn apply(self, folder: &PrivateFolder) -> io::Result<()> {
+        let mode = Mode::from_raw_mode(self.mode as RawMode);
         // First, because only the owner and root may set the mode.
-        fs::set_permissions(path, fs::Permissions::from_mode(self.mode))?;
+        chmodat(&folder.opened, PREPARED, mode, AtFlags::empty())?;
         let FileOwner { user, group } = self.owner;
         if user.is_some() || group.is_some() {
-            chown(path, user, group).map_err(|error| {
+            let (user, group) = (user.map(Uid::from_raw), group.map(Gid::from_raw));
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            chownat(&folder.opened, PREPARED, user, group, flags).map_err(|error| {
                 io::Error::other(format!(
                     "cannot set `socket_owner`: {error} (run rePort as root, or choose a group of \
                      its user)"
@@ -181,13 +199,19 @@ impl PrivateFolder {
     /// Creates the folder in that of `path`.
     fn beside(path: &Path) -> io::Result<Self> {
         let parent = path.parent().unwrap_or(Path::new("/"));
-        let folder = parent.join(format!(".report-{:08x}", fastrand::u32(..)));
-        fs::DirBuilder::new().mode(0o700).create(&folder)?;
-        Ok(PrivateFolder(folder))
+        let path = parent.join(format!(".report-{:08x}", fastrand::u32(..)));
+        fs::DirBuilder::new().mode(0o700).create(&path)?;
+        match open_private(&path) {
+            Ok(opened) => Ok(PrivateFolder { path, opened }),
+            Err(error) => {
+                let _ = fs::remove_dir(&path);
+                Err(error)
+            }
+        }
     }
 
     fn socket(&self) -> PathBuf {
-        self.0.join("s")
+        self.path.join(PREPARED)
     }
 
     /// Listens at the socket in this folder.
@@ -198,8 +222,8 @@ impl PrivateFolder {
         #[cfg(target_os = "linux")]
         if SocketAddr::from_pathname(&path).is_err() {
             use std::os::fd::AsRawFd as _;
-            let folder = fs::File::open(&self.0)?;
-            return net::UnixListener::bind(format!("/proc/self/fd/{}/s", folder.as_raw_fd()));
+            let folder = self.opened.as_raw_fd();
+            return net::UnixListener::bind(format!("/proc/self/fd/{folder}/{PREPARED}"));
         }
         net::UnixListener::bind(path)
     }
@@ -207,7 +231,7 @@ impl PrivateFolder {
     /// Removes the socket of a process that has ended. It is moved here first, because a process
     /// that starts at the same time may have replaced it since the check.
     fn remove_ended(&self, path: &Path, ended: FileIdentity) -> io::Result<()> {
-        let moved = self.0.join("old");
+        let moved = self.path.join("old");
         match fs::rename(path, &moved) {
             // Another process has removed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -224,8 +248,27 @@ impl PrivateFolder {
 impl Drop for PrivateFolder {
     fn drop(&mut self) {
         let _ = fs::remove_file(self.socket());
-        let _ = fs::remove_dir(&self.0);
+        let _ = fs::remove_dir(&self.path);
     }
+}
+
+/// Opens a folder that only the user of this process can use.
+///
+/// # Errors
+/// When it is another folder: another user has replaced it since its creation.
+fn open_private(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, flags, Mode::empty())?;
+    let found = fstat(&opened)?;
+    let others = Mode::RWXG | Mode::RWXO;
+    if found.st_uid == geteuid().as_raw() && !Mode::from_raw_mode(found.st_mode).intersects(others)
+    {
+        return Ok(opened);
+    }
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        "another user has replaced the folder in which the socket is prepared",
+    ))
 }
 
 /// Gives the prepared socket its path, which no file has.
@@ -233,9 +276,28 @@ fn publish(prepared: &Path, path: &Path) -> io::Result<()> {
     match fs::hard_link(prepared, path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(in_use()),
         // A file system without hard links.
-        Err(_) => fs::rename(prepared, path),
+        Err(_) => rename_to_unused(prepared, path),
         Ok(()) => Ok(()),
     }
+}
+
+/// Renames a file to a path that no file has.
+fn rename_to_unused(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::{
+            fs::{CWD, RenameFlags, renameat_with},
+            io::Errno,
+        };
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EXIST) => return Err(in_use()),
+            // The file system cannot do that either.
+            Err(Errno::INVAL | Errno::NOSYS) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    fs::rename(from, to)
 }
 
 fn in_use() -> io::Error {
@@ -264,12 +326,14 @@ fn check_unused(path: &Path) -> io::Result<Option<FileIdentity>> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // A listener with a full backlog must not block this process.
     socket.set_nonblocking(true)?;
+    let identity = (found.dev(), found.ino());
     match socket.connect(&SockAddr::unix(path)?) {
         // A restarted process takes over from the one that has started it.
-        Ok(()) if passed_sockets::is_successor() => Ok(Some((found.dev(), found.ino()))),
-        Ok(()) => Err(in_use()),
+        Ok(()) => is_predecessor(socket)
+            .then_some(Some(identity))
+            .ok_or_else(in_use),
         Err(error) => match error.kind() {
-            io::ErrorKind::ConnectionRefused => Ok(Some((found.dev(), found.ino()))),
+            io::ErrorKind::ConnectionRefused => Ok(Some(identity)),
             io::ErrorKind::NotFound => Ok(None),
             io::ErrorKind::WouldBlock => Err(in_use()),
             io::ErrorKind::PermissionDenied => Err(io::Error::new(
@@ -279,4 +343,19 @@ fn check_unused(path: &Path) -> io::Result<Option<FileIdentity>> {
             _ => Err(error),
         },
     }
+}
+
+/// Whether the process that has started this one, and waits for it, listens at the other end of a
+/// connection.
+fn is_predecessor(connected: Socket) -> bool {
+    if !passed_sockets::is_successor() {
+        return false;
+    }
+    let stream = net::UnixStream::from(OwnedFd::from(connected));
+    let peer = UnixStream::from_std(stream).and_then(|stream| stream.peer_cred());
+    // Some systems know only the user of the other end.
+    peer.is_ok_and(|peer| {
+        let process = peer.pid();
+        process.is_none_or(|process| u32::try_from(process) == Ok(parent_id()))
+    })
 }

@@ -1,5 +1,7 @@
 //! Tests of the file of a unix socket: its mode and owner, its predecessors and its end.
 
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+
 use super::*;
 
 fn bind(path: &Path) -> io::Result<UnixSocket> {
@@ -135,6 +137,63 @@ async fn an_owner_that_may_not_be_set_leaves_no_file() {
     let error = UnixSocket::bind(&address, access).expect_err("not allowed");
     assert!(error.to_string().contains("`socket_owner`"), "{error}");
     assert!(names_in(folder.path()).is_empty());
+}
+
+#[test]
+fn the_mode_and_the_owner_are_not_set_outside_of_the_prepared_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let secret = folder.path().join("secret");
+    fs::write(&secret, "content").expect("written");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).expect("set");
+    let prepared = PrivateFolder::beside(&folder.path().join("a.sock")).expect("created");
+    // Another user who may write the folder of the socket replaces the one inside.
+    fs::rename(&prepared.path, folder.path().join("moved")).expect("renamed");
+    fs::create_dir(&prepared.path).expect("created");
+    symlink(&secret, prepared.socket()).expect("created");
+    let access = SocketAccess {
+        mode: 0o666,
+        ..SocketAccess::PRIVATE
+    };
+    let error = access.apply(&prepared).expect_err("no socket");
+    assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    let mode = fs::metadata(&secret).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_folder_that_others_can_use_is_not_private() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (own, shared, link) = (
+        folder.path().join("own"),
+        folder.path().join("shared"),
+        folder.path().join("link"),
+    );
+    for (path, mode) in [(&own, 0o700), (&shared, 0o750)] {
+        fs::create_dir(path).expect("created");
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
+    }
+    symlink(&own, &link).expect("created");
+    open_private(&own).expect("private");
+    let error = open_private(&shared).expect_err("shared");
+    assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    open_private(&link).expect_err("a link");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_rename_replaces_no_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+    for path in [&from, &to] {
+        fs::write(path, path.display().to_string()).expect("written");
+    }
+    let error = rename_to_unused(&from, &to).expect_err("in the way");
+    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    let content = fs::read_to_string(&to).expect("there");
+    assert_eq!(content, to.display().to_string());
+    fs::remove_file(&to).expect("removed");
+    rename_to_unused(&from, &to).expect("unused");
+    assert_eq!(names_in(folder.path()), ["to"]);
 }
 
 #[cfg(target_os = "linux")]

@@ -20,6 +20,7 @@ use super::{
     quota::{Quotas, StreamPermit},
     settings::SharedSettings,
     tunnels::Tunnels,
+    udp,
 };
 use crate::{
     bench::{BenchRequest, BenchRequestError, BenchResponder},
@@ -54,6 +55,8 @@ pub(super) struct ServiceContext {
     pub quotas: Arc<Quotas>,
     /// Logs connections that the quotas or the rules for destinations refuse, throttled.
     pub refusals: Arc<ThrottledLog>,
+    /// Logs flows of datagrams whose service fails, throttled: each datagram may open another one.
+    pub flow_failures: Arc<ThrottledLog>,
     /// Ends a detached tunnel when that makes room.
     pub tunnels: Tunnels,
     /// Logs a lack of descriptors, throttled for all tunnels of the server together.
@@ -63,16 +66,26 @@ pub(super) struct ServiceContext {
 }
 
 impl ServiceContext {
-    /// Returns the port of the tunnel as it is now. `None`: it was removed, or carries something
-    /// else, so the tunnel accepts no more streams.
-    fn offered_port(&self) -> Option<Arc<ServerPort>> {
-        let (port, before) = (self.offered.get(self.port.port.keys.id)?, &self.port);
+    /// Returns the context with the port as it is now. `None`: the port was removed, or carries
+    /// something else, so the tunnel accepts no more streams and flows.
+    pub(super) fn present(context: &Arc<Self>) -> Option<Arc<Self>> {
+        let before = &context.port;
+        let port = context.offered.get(before.port.keys.id)?;
+        if Arc::ptr_eq(&port, before) {
+            return Some(Arc::clone(context));
+        }
         let carries = |port: &ServerPort| (port.port.protocol, port.port.range);
-        (carries(&port) == carries(before)).then_some(port)
+        let is_same_kind = carries(&port) == carries(before);
+        is_same_kind.then(|| {
+            Arc::new(ServiceContext {
+                port,
+                ..(**context).clone()
+            })
+        })
     }
 
     /// Reserves a stream of the tunnel before dialling: a refused stream must not reach the service.
-    fn permit(&self, tunnel: &Tunnel) -> Option<StreamPermit> {
+    pub(super) fn permit(&self, tunnel: &Tunnel) -> Option<StreamPermit> {
         let port = self.port.port.keys.id;
         match self.quotas.stream(port, tunnel.id()) {
             Ok(permit) => Some(permit),
@@ -86,8 +99,8 @@ impl ServiceContext {
         }
     }
 
-    /// Counts a stream that is refused.
-    fn count_refusal(&self, reason: &'static str) {
+    /// Counts a stream or a flow that is refused.
+    pub(super) fn count_refusal(&self, reason: &'static str) {
         let refusals = &self.port.port.process_shared.refusals;
         refusals.count("stream", reason);
     }
@@ -217,7 +230,16 @@ impl Purpose {
 /// Serves a tunnel until it has ended.
 pub(super) async fn serve(context: ServiceContext, tunnel: Tunnel) {
     let started = Instant::now();
-    let mut context = Arc::new(context);
+    let context = Arc::new(context);
+    let streams = serve_streams(&context, &tunnel);
+    let flows = udp::serve_flows(&context, &tunnel);
+    let (streams, flows) = tokio::join!(streams, flows);
+    end(&tunnel, started, streams, flows);
+}
+
+/// Serves the streams of a tunnel until it has ended. Returns their number.
+async fn serve_streams(context: &Arc<ServiceContext>, tunnel: &Tunnel) -> u64 {
+    let mut context = Arc::clone(context);
     let mut streams = 0_u64;
     let mut origin_warned = false;
     loop {
@@ -226,25 +248,20 @@ pub(super) async fn serve(context: ServiceContext, tunnel: Tunnel) {
             () = context.stop.cancelled() => None,
         };
         let Some((stream, details)) = accepted else {
-            break;
+            return streams;
         };
         if context.draining.has_started() {
             context.count_refusal("draining");
             stream.reset(ResetCode::Shutdown);
             continue;
         }
-        let Some(port) = context.offered_port() else {
+        let Some(present) = ServiceContext::present(&context) else {
             context.count_refusal("removed");
             stream.reset(ResetCode::Shutdown);
             continue;
         };
-        if !Arc::ptr_eq(&port, &context.port) {
-            context = Arc::new(ServiceContext {
-                port,
-                ..(*context).clone()
-            });
-        }
-        let Some(permit) = context.permit(&tunnel) else {
+        context = present;
+        let Some(permit) = context.permit(tunnel) else {
             stream.reset(ResetCode::Limit);
             continue;
         };
@@ -260,13 +277,15 @@ pub(super) async fn serve(context: ServiceContext, tunnel: Tunnel) {
                     );
                 }
                 drop(context.streams.spawn(
-                    serve_stream(Arc::clone(&context), stream, details, permit).instrument(span),
+                    serve_stream(Arc::clone(context), stream, details, permit).instrument(span),
                 ));
             }
             Ok(Purpose::Measure(request)) => {
-                drop(context.streams.spawn(
-                    measure(Arc::clone(&context), stream, request, permit).instrument(span),
-                ));
+                drop(
+                    context.streams.spawn(
+                        measure(Arc::clone(context), stream, request, permit).instrument(span),
+                    ),
+                );
             }
             Err(error) => {
                 // Never pass such a stream to the service: a client that meant to measure would
@@ -277,11 +296,10 @@ pub(super) async fn serve(context: ServiceContext, tunnel: Tunnel) {
             }
         }
     }
-    end(&tunnel, started, streams);
 }
 
 /// Ends a tunnel that is served no longer, and logs why.
-fn end(tunnel: &Tunnel, started: Instant, streams: u64) {
+fn end(tunnel: &Tunnel, started: Instant, streams: u64, flows: u64) {
     tunnel.end(
         ResetCode::Shutdown,
         Notice::new(Code::Shutdown, "the server is shutting down"),
@@ -290,7 +308,7 @@ fn end(tunnel: &Tunnel, started: Instant, streams: u64) {
         || "the server is shutting down".to_owned(),
         |notice| notice.to_string(),
     );
-    info!(tunnel = %tunnel.id(), lived_s = started.elapsed().as_secs(), streams, reason = %why, "tunnel ended");
+    info!(tunnel = %tunnel.id(), lived_s = started.elapsed().as_secs(), streams, flows, reason = %why, "tunnel ended");
 }
 
 /// Serves a stream to the local service.

@@ -103,6 +103,7 @@ impl ServiceTestbed {
             descriptor_log: Arc::default(),
             quotas: Quotas::new(limits, 1),
             refusals: Arc::default(),
+            flow_failures: Arc::default(),
             tunnels: role.tunnels(),
             streams: drain.streams.clone(),
             stop: drain.stop.clone(),

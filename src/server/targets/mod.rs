@@ -101,6 +101,18 @@ impl ServiceTargets {
         }
     }
 
+    /// Returns the addresses to which a datagram flow may go, in the order in which it tries them.
+    /// `offset` is the number of the address in a range of ports.
+    pub(super) fn candidates(&self, offset: u16) -> Vec<Target> {
+        match &self.0 {
+            Addresses::Numbered { targets, .. } => {
+                let target = targets.get(usize::from(offset));
+                target.cloned().into_iter().collect()
+            }
+            Addresses::Pool(pool) => pool.candidates(),
+        }
+    }
+
     /// Returns the state of each of several targets.
     pub(super) fn reports(&self) -> Vec<TargetReport> {
         match &self.0 {

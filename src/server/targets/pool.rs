@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     config::{HealthCheck, Target, TargetChoice},
+    diagnosis::DiagnosisCode,
     net::{connect::ConnectError, local_stream::LocalStream},
     server::dial::connect_target,
 };
@@ -61,7 +62,8 @@ impl TargetPool {
     /// nothing about the targets.
     ///
     /// # Cancel safety
-    /// Dropping the future closes the connections made so far.
+    /// Dropping the future closes the connections made so far. A target that had not answered for
+    /// [`SHARE_MIN`] then counts as one that did not accept.
     pub(super) async fn connect(&self, limit: Duration) -> Result<LocalStream, ConnectError> {
         let started = Instant::now();
         let order = self.states().order(started);
@@ -72,7 +74,10 @@ impl TargetPool {
             let Some(target) = self.targets.get(index).filter(|_| !share.is_zero()) else {
                 break;
             };
-            match connect_target(target, share).await {
+            let mut attempt = Attempt::begin(self, index, target);
+            let connected = connect_target(target, share).await;
+            attempt.has_ended = true;
+            match connected {
                 Ok(stream) => {
                     self.on_connected(index, target);
                     return Ok(stream);
@@ -85,6 +90,13 @@ impl TargetPool {
             }
         }
         Err(ConnectError::Targets(errors))
+    }
+
+    /// Returns all targets in the order in which something new tries them.
+    pub(super) fn candidates(&self) -> Vec<Target> {
+        let order = self.states().order(Instant::now());
+        let targets = order.iter().filter_map(|index| self.targets.get(*index));
+        targets.cloned().collect()
     }
 
     /// Returns whether the configuration has a health check.
@@ -141,6 +153,14 @@ impl TargetPool {
         }
     }
 
+    fn on_abandoned(&self, index: usize, target: &Target) {
+        let is_news = self.states().on_connect_failed(index, Instant::now());
+        if is_news {
+            let code = DiagnosisCode::ServiceTimeout;
+            warn!(address = %target, %code, "target avoided: no answer before the application gave up");
+        }
+    }
+
     fn on_checked(&self, index: usize, target: &Target, result: Result<(), CheckError>) {
         // A check that this machine could not make says nothing about the target.
         if matches!(
@@ -174,6 +194,37 @@ impl fmt::Display for TargetPool {
     }
 }
 
+/// A connection to a target that is being made. An application that gives up drops it. If that had no
+/// effect, and all applications had less patience than the server, a silent target would stay the first
+/// choice.
+struct Attempt<'a> {
+    pool: &'a TargetPool,
+    index: usize,
+    target: &'a Target,
+    began: Instant,
+    has_ended: bool,
+}
+
+impl<'a> Attempt<'a> {
+    fn begin(pool: &'a TargetPool, index: usize, target: &'a Target) -> Self {
+        Attempt {
+            pool,
+            index,
+            target,
+            began: Instant::now(),
+            has_ended: false,
+        }
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.has_ended && self.began.elapsed() >= SHARE_MIN {
+            self.pool.on_abandoned(self.index, self.target);
+        }
+    }
+}
+
 /// Returns the time for the next of `left` targets, out of the time that is left for all of them.
 fn share(time: Duration, left: usize) -> Duration {
     let left = u32::try_from(left).unwrap_or(u32::MAX).max(1);
@@ -183,6 +234,35 @@ fn share(time: Duration, left: usize) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_target_is_avoided_although_no_application_waits_for_its_share() {
+        use socket2::{Domain, SockAddr, Socket, Type};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("silent.sock");
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        listener.listen(0).unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) = tokio::net::UnixStream::connect(&path).await {
+            queued.push(stream);
+        }
+        let silent: Target = format!("unix:{}", path.display()).parse().unwrap();
+        let pool = TargetPool::new(vec![silent.clone(), silent], TargetChoice::Ordered, None);
+        let limit = Duration::from_secs(60);
+        let give_up_after = async |patience| {
+            let connected = tokio::time::timeout(patience, pool.connect(limit)).await;
+            assert!(connected.is_err(), "the backlog is full");
+            pool.reports()
+                .iter()
+                .map(|report| report.failures)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(give_up_after(SHARE_MIN / 2).await, [0, 0], "too early");
+        assert_eq!(give_up_after(SHARE_MIN * 2).await, [1, 0]);
+        assert_eq!(give_up_after(SHARE_MIN * 2).await, [1, 1], "the next one");
+    }
 
     #[test]
     fn a_target_leaves_time_for_the_others_and_has_time_itself() {

@@ -12,6 +12,7 @@
 //!
 //! ```text
 //!  transfer ──► lifecycle ──► state ──► binding, waiting, effects
+//!                  flows ──────┘
 //! ```
 //!
 //! | file | content |
@@ -19,6 +20,7 @@
 //! | `transfer` | the messages of an attachment: received, transmitted |
 //! | `lifecycle` | an attachment takes over, joins, is left, is lost; deadlines |
 //! | `lane_count` | the number of lanes that the server asks for, and the surplus that a client leaves |
+//! | `flows` | the datagram flows, and the tasks that wait for them |
 //! | `state` | [`TunnelCore`], the end of the tunnel, the collection of effects |
 //! | `binding` | the attachments that carry the tunnel, its lanes, and how they are left |
 //! | `waiting` | the wakers of waiting tasks |
@@ -26,6 +28,7 @@
 
 mod binding;
 mod effects;
+mod flows;
 mod lane_count;
 mod lifecycle;
 mod state;

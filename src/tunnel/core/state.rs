@@ -16,7 +16,9 @@ use super::{
 };
 use crate::{link::LinkId, suspend::Moment};
 use report_proto::frame::{Code, Notice};
-use report_proto::mux::{LaneId, Mux, MuxEvent, ResetCode, StreamId, TunnelSide};
+use report_proto::mux::{
+    DatagramCounts, FlowId, LaneId, Mux, MuxEvent, ResetCode, StreamId, TunnelSide,
+};
 
 /// Number of the attempt that created the tunnel. Attempts to resume it count up from here.
 pub(in crate::tunnel) const FIRST_ATTEMPT: u64 = 0;
@@ -61,6 +63,10 @@ pub(in crate::tunnel) struct TunnelCore {
     pub(super) lost_by_peer: Vec<LaneId>,
     /// Streams that the peer has opened and no task has accepted.
     opened: VecDeque<(StreamId, Bytes)>,
+    /// Flows that the peer has opened and no task has accepted.
+    pub(super) opened_flows: VecDeque<(FlowId, Bytes)>,
+    /// The counts of datagrams that the counters of the port contain.
+    pub(super) published_datagrams: DatagramCounts,
     pub(super) end_notice: Option<Notice>,
     /// Set at the end of the tunnel: the lowest stream id that the peer reports as never seen.
     seen_by_peer: Option<u64>,
@@ -124,6 +130,8 @@ impl TunnelCore {
             takes_lane_requests: false,
             lost_by_peer: Vec::new(),
             opened: VecDeque::new(),
+            opened_flows: VecDeque::new(),
+            published_datagrams: DatagramCounts::default(),
             end_notice: None,
             seen_by_peer: None,
             effects: Effects::default(),
@@ -299,14 +307,14 @@ impl TunnelCore {
                     resent_bytes: again_bytes,
                 }),
                 MuxEvent::LaneLost(lane) => lost.push(lane),
-                // This end has no service for datagrams.
-                MuxEvent::FlowOpened { flow, .. } => {
-                    self.mux.end_flow(flow, ResetCode::Refused);
+                MuxEvent::FlowOpened { flow, details } => {
+                    self.opened_flows.push_back((flow, details));
+                    effects.wakers.extend(self.waiting.take_flow_acceptor());
                 }
-                MuxEvent::FlowEnded { flow, .. } => {
-                    self.mux.end_flow(flow, ResetCode::Cancelled);
+                // The task that waits reads the rest, then learns of the end.
+                MuxEvent::FlowReadable(flow) | MuxEvent::FlowEnded { flow, .. } => {
+                    effects.wakers.extend(self.waiting.take_flow_reader(flow));
                 }
-                MuxEvent::FlowReadable(_) => {}
                 MuxEvent::LanesRequested => effects.events.push(TunnelEvent::LanesRequested),
                 MuxEvent::Closed(code) => ended = Some(code),
             }

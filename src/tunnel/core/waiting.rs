@@ -2,14 +2,21 @@
 
 use std::task::Waker;
 
-use report_proto::{map::Map, mux::StreamId};
+use report_proto::{
+    map::Map,
+    mux::{FlowId, StreamId},
+};
 
 /// The tasks that wait. Each method that takes wakers returns them for the caller to wake.
 #[derive(Default)]
 pub(in crate::tunnel) struct WaitingTasks {
     streams: Map<StreamId, StreamWakers>,
+    /// Wait for the next datagram of a flow, or its end.
+    flow_readers: Map<FlowId, Waker>,
     /// Waits for the next stream that the peer opens.
     acceptor: Option<Waker>,
+    /// Waits for the next flow that the peer opens.
+    flow_acceptor: Option<Waker>,
 }
 
 /// The tasks that wait for one stream.
@@ -48,6 +55,23 @@ impl WaitingTasks {
         self.acceptor.take()
     }
 
+    pub(super) fn set_flow_acceptor(&mut self, waker: &Waker) {
+        self.flow_acceptor = Some(waker.clone());
+    }
+
+    pub(super) fn take_flow_acceptor(&mut self) -> Option<Waker> {
+        self.flow_acceptor.take()
+    }
+
+    pub(super) fn set_flow_reader(&mut self, flow: FlowId, waker: &Waker) {
+        self.flow_readers.insert(flow, waker.clone());
+    }
+
+    /// Takes the task that waits for a flow. Also forgets a flow that is released.
+    pub(super) fn take_flow_reader(&mut self, flow: FlowId) -> Option<Waker> {
+        self.flow_readers.remove(&flow)
+    }
+
     pub(super) fn take_reader(&mut self, stream: StreamId) -> Option<Waker> {
         self.streams.get_mut(&stream)?.reader.take()
     }
@@ -73,6 +97,8 @@ impl WaitingTasks {
         self.acceptor
             .take()
             .into_iter()
+            .chain(self.flow_acceptor.take())
+            .chain(self.flow_readers.drain().map(|(_, waker)| waker))
             .chain(self.streams.drain().flat_map(|(_, wakers)| wakers.all()))
     }
 }

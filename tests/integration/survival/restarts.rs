@@ -2,10 +2,14 @@
 //! start.
 
 use std::{
+    fs::{self, File},
+    io::Write as _,
+    os::unix::{fs::symlink, net::UnixListener, net::UnixStream},
     process::Command,
     time::{Duration, Instant},
 };
 
+use rustix::fs::{CWD, Mode, OFlags, mkfifoat, open};
 use serde_json::json;
 
 use super::{
@@ -17,7 +21,7 @@ use crate::support::{
     daemon::{self, Daemon, Signal},
     ports,
     programs::curl,
-    tunnel::{Fields, Front, Testbed, Tunnel},
+    tunnel::{Fields, Front, REPORT, Testbed, Tunnel, with},
     wait,
 };
 
@@ -130,5 +134,91 @@ fn the_new_process_replaces_the_admin_socket() {
     tunnel.master.signal(Signal::User2);
     successor(&tunnel.master, 0);
     wait::until_true("the former process has ended", || tunnel.master.has_ended());
-    std::os::unix::net::UnixStream::connect(&socket).expect("the new process listens");
+    UnixStream::connect(&socket).expect("the new process listens");
+}
+
+#[test]
+fn the_admin_socket_stays_when_the_new_process_does_not_start() {
+    let testbed = Testbed::new(Front::Direct);
+    let socket = testbed.folder().join("admin.sock");
+    let admin = json!({"admin": {"listen_at": format!("unix:{}", socket.display())}});
+    let master = testbed.master(admin.clone());
+    master.wait_for_line(&["listening", "address="]);
+    let no_certificate = json!({"tls": {"cert": "no.pem", "key": "no.key"}});
+    let wrong = testbed.master_configuration(with(admin, no_certificate));
+    testbed.write("master", &wrong);
+    master.signal(Signal::User2);
+    master.wait_for_line(&["not restarted", "before it accepted connections"]);
+    UnixStream::connect(&socket).expect("the former process listens");
+}
+
+#[test]
+fn the_new_process_leaves_the_socket_of_another_program() {
+    let testbed = Testbed::new(Front::Direct);
+    let socket = testbed.folder().join("other.sock");
+    let other = UnixListener::bind(&socket).expect("free");
+    let master = testbed.master(json!({}));
+    master.wait_for_line(&["listening", "address="]);
+    let admin = json!({"admin": {"listen_at": format!("unix:{}", socket.display())}});
+    testbed.write("master", &testbed.master_configuration(admin));
+    master.signal(Signal::User2);
+    master.wait_for_line(&["not restarted", "before it accepted connections"]);
+    master.wait_for_line(&["other.sock", "another process listens there"]);
+    UnixStream::connect(&socket).expect("the file is in its place");
+    drop(other);
+}
+
+#[test]
+fn a_new_process_ends_if_the_former_one_ends_before_it_has_taken_over() {
+    for signal in [Signal::Terminate, Signal::Kill] {
+        let testbed = Testbed::new(Front::Direct);
+        let master = testbed.master(json!({}));
+        master.wait_for_line(&["listening", "address="]);
+        let pipe = testbed.folder().join("key");
+        mkfifoat(CWD, &pipe, Mode::RUSR | Mode::WUSR).expect("created");
+        let waits = json!({"master_key": {"file": pipe}});
+        testbed.write("master", &testbed.master_configuration(waits));
+        master.signal(Signal::User2);
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK;
+        let key = wait::until("the new process reads its key", || {
+            open(&pipe, flags, Mode::empty()).ok()
+        });
+        master.signal(signal);
+        wait::until_true("the former process has ended", || master.has_ended());
+        // The new process may have ended already.
+        let _ = File::from(key).write_all(b"the master key of the new process");
+        wait::until_true("no process listens", || {
+            !ports::has_listener_at(testbed.master_address())
+        });
+    }
+}
+
+#[test]
+fn an_executable_that_is_missing_is_named_and_used_when_it_is_back() {
+    let testbed = Testbed::new(Front::Direct);
+    let program = testbed.folder().join("upgraded");
+    symlink(REPORT, &program).expect("created");
+    let path = testbed.write("master", &testbed.master_configuration(json!({})));
+    let mut command = Command::new(&program);
+    command.arg("--config").arg(path);
+    let master = Daemon::start("master", testbed.folder(), &mut command);
+    master.wait_for_line(&["listening", "address="]);
+    fs::remove_file(&program).expect("removed");
+    master.signal(Signal::User2);
+    master.wait_for_line(&["not restarted", &program.display().to_string()]);
+    symlink(REPORT, &program).expect("created");
+    master.signal(Signal::User2);
+    successor(&master, 0);
+    wait::until_true("the former process has ended", || master.has_ended());
+    assert!(ports::has_listener_at(testbed.master_address()));
+}
+
+#[test]
+fn a_server_and_a_client_ignore_the_signal() {
+    let tunnel = Tunnel::start(Front::Direct, Vec::new());
+    for role in [&tunnel.server, &tunnel.client] {
+        role.signal(Signal::User2);
+        role.wait_for_line(&["SIGUSR2 ignored"]);
+    }
+    assert!(tunnel.is_connected());
 }

@@ -4,6 +4,7 @@ use std::{fmt::Display, net::SocketAddr};
 
 use serde_json::{Value, json};
 
+use super::testbed::with;
 use crate::support::{bytes, ports};
 
 /// The encryption and compression of a port.
@@ -55,6 +56,8 @@ pub(crate) struct Port {
     pub methods: Methods,
     /// Fields of the port that only the server's configuration has.
     pub at_server: Value,
+    /// Fields of the port in both configurations.
+    pub at_both: Value,
 }
 
 impl Port {
@@ -68,6 +71,15 @@ impl Port {
             key,
             methods,
             at_server: Value::Null,
+            at_both: Value::Null,
+        }
+    }
+
+    /// A port for datagrams.
+    pub(crate) fn udp(mark: impl Display, service: impl Display) -> Port {
+        Port {
+            at_both: json!({"protocol": "udp"}),
+            ..Port::new(mark, service, Methods::DEFAULT)
         }
     }
 
@@ -87,12 +99,24 @@ impl Port {
         }
     }
 
+    /// Whether a client listens for everything that the port carries.
+    pub(super) fn has_listener(&self) -> bool {
+        let (streams, datagrams) = match self.at_both["protocol"].as_str() {
+            Some("udp") => (false, true),
+            Some("both") => (true, true),
+            _ => (true, false),
+        };
+        (!streams || ports::has_listener_at(self.local))
+            && (!datagrams || ports::has_udp_socket_at(self.local))
+    }
+
     /// The port's entry in a configuration file.
     pub(super) fn json(&self, local_address: &str) -> Value {
         let Methods { encrypt, compress } = self.methods;
-        json!({
+        let port = json!({
             "mark": self.mark, "local_address": local_address, "port_key": self.key,
             "encrypt_method": encrypt, "compress_method": compress,
-        })
+        });
+        with(port, self.at_both.clone())
     }
 }

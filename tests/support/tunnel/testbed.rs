@@ -241,7 +241,7 @@ impl Testbed {
     /// Starts a client and waits until it listens.
     pub(crate) fn client(&self, name: &str, ports: &[Port], fields: Value) -> Daemon {
         let mut client = self.role(name, &self.client_configuration(ports, fields));
-        client.wait_ready(|| ports.iter().all(|port| ports::has_listener_at(port.local)));
+        client.wait_ready(|| ports.iter().all(Port::has_listener));
         client
     }
 }

@@ -17,6 +17,7 @@ impl Mux {
         datagrams.next = datagrams.next.saturating_add(1);
         details.truncate(DETAILS_MAX);
         datagrams.flows.insert(id, FlowState::new(Some(details)));
+        self.update_budget();
         id
     }
 
@@ -47,6 +48,9 @@ impl Mux {
         let dropped = datagrams.sending.push(now, id, bytes);
         datagrams.counts.dropped_full = datagrams.counts.dropped_full.saturating_add(dropped);
         datagrams.round.add(id, QUANTUM);
+        if !self.lanes.is_single() && datagrams.is_heavy(id) {
+            datagrams.heavy.add(id, QUANTUM);
+        }
         self.watch_waiting(now);
         self.update_budget();
         Ok(())

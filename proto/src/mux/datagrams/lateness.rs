@@ -11,11 +11,17 @@ const PERIOD: Duration = Duration::from_secs(5);
 /// After this time without a datagram, the shortest time says nothing any more.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
-/// If all datagrams have been late for this time, the path has become longer, or a clock has
-/// stopped for a while: later ones count from now. What a lane delivers after a stall takes less.
+/// If all datagrams have been late for this time, and take about as long at its end as at its
+/// beginning, the path has become longer, or a clock has stopped for a while: later ones count from
+/// now.
 const LATE_MAX: Duration = Duration::from_secs(1);
 
-/// The shortest times that recent datagrams took, in milliseconds between the two clocks.
+/// If what they take changes by more than this in that time, they are a backlog, which grows or
+/// drains: its datagrams were sent within a short time, so each takes longer than the one before it.
+const CHANGE_MAX: Duration = Duration::from_millis(500);
+
+/// The shortest times that recent datagrams took, in milliseconds between the two clocks. Those that
+/// were late say nothing about the path.
 #[derive(Debug, Default)]
 pub(super) struct LatenessFilter {
     current: Option<i64>,
@@ -24,8 +30,8 @@ pub(super) struct LatenessFilter {
     since: Option<Instant>,
     /// The last datagram.
     last: Option<Instant>,
-    /// Since when all datagrams have been late.
-    late_since: Option<Instant>,
+    /// Since when all datagrams have been late, and how long the first of them took.
+    late_since: Option<(Instant, i64)>,
 }
 
 impl LatenessFilter {
@@ -42,29 +48,34 @@ impl LatenessFilter {
         let took = signed(arrived).saturating_sub(signed(sent));
         self.begin_period(now);
         let shortest = self.current.map_or(took, |current| current.min(took));
-        self.current = Some(shortest);
         let path = self
             .previous
             .map_or(shortest, |previous| previous.min(shortest));
         let waited = u128::try_from(took.saturating_sub(path)).unwrap_or_default();
         if waited <= max_delay.as_millis() {
+            self.current = Some(shortest);
             self.late_since = None;
             return false;
         }
-        let late_since = *self.late_since.get_or_insert(now);
-        let is_longer = now.saturating_duration_since(late_since) >= LATE_MAX;
-        if is_longer {
-            *self = LatenessFilter {
-                current: Some(took),
-                since: Some(now),
-                last: Some(now),
-                ..LatenessFilter::default()
-            };
+        let (late_since, first_took) = *self.late_since.get_or_insert((now, took));
+        let elapsed = now.saturating_duration_since(late_since);
+        if elapsed < LATE_MAX {
+            return true;
         }
-        !is_longer
+        if Duration::from_millis(took.abs_diff(first_took)) > CHANGE_MAX {
+            self.late_since = Some((now, took));
+            return true;
+        }
+        *self = LatenessFilter {
+            current: Some(took),
+            since: Some(now),
+            last: Some(now),
+            ..LatenessFilter::default()
+        };
+        false
     }
 
-    /// Begins a new period if the current one is over.
+    /// Begins a new period if the current one is over and knows a time.
     fn begin_period(&mut self, now: Instant) {
         let elapsed = |at: Instant| now.saturating_duration_since(at);
         if self
@@ -75,7 +86,7 @@ impl LatenessFilter {
         }
         self.last = Some(now);
         let since = *self.since.get_or_insert(now);
-        if elapsed(since) >= PERIOD {
+        if elapsed(since) >= PERIOD && self.current.is_some() {
             self.previous = self.current.take();
             self.since = Some(now);
         }
@@ -139,6 +150,40 @@ mod tests {
             .filter(|sent| receiver.is_late(*sent, 4000 - sent + 30))
             .collect();
         assert_eq!(late, (3000..3800).step_by(10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn backlog_that_arrives_slowly_is_late_until_the_path_is_steady() {
+        let mut receiver = Receiver::new(0);
+        for sent in (0..3000).step_by(10) {
+            assert!(!receiver.is_late(sent, 30));
+        }
+        // The path becomes ten times slower, and its queue takes over five seconds to arrive.
+        let late: Vec<u64> = (3000..3600)
+            .step_by(10)
+            .filter(|sent| receiver.is_late(*sent, 30 + (sent - 3000) * 9))
+            .collect();
+        assert_eq!(late, (3030..3600).step_by(10).collect::<Vec<_>>());
+        // Then it is longer than before, without a queue.
+        let late: Vec<u64> = (9000..12_000)
+            .step_by(10)
+            .filter(|sent| receiver.is_late(*sent, 600))
+            .collect();
+        assert_eq!(late, (9000..10_000).step_by(10).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn rare_datagrams_that_stall_are_late_although_the_one_before_was() {
+        let mut receiver = Receiver::new(0);
+        for sent in (0..60_000).step_by(10_000) {
+            assert!(!receiver.is_late(sent, 30));
+        }
+        assert!(receiver.is_late(60_000, 900));
+        assert!(receiver.is_late(70_000, 8000));
+        assert!(!receiver.is_late(80_000, 30));
+        // The path becomes longer.
+        assert!(receiver.is_late(90_000, 700));
+        assert!(!receiver.is_late(100_000, 700));
     }
 
     #[test]

@@ -32,7 +32,7 @@ mod receive;
 mod transmit;
 
 use std::{
-    collections::VecDeque,
+    collections::BTreeSet,
     time::{Duration, Instant},
 };
 
@@ -41,7 +41,7 @@ use bytes::Bytes;
 pub(super) use self::lane_window::LaneWindow;
 pub use self::queue::WAITING_MAX;
 use self::{ended::EndedFlows, lateness::LatenessFilter, queue::FlowQueues};
-use super::{ResetCode, frame::FlowId};
+use super::{LaneId, ResetCode, frame::FlowId};
 use crate::{drr::DrrScheduler, map::Map};
 
 /// The largest datagram, in bytes: that of UDP over IPv4. With its header it fits into one message.
@@ -53,6 +53,14 @@ const DATAGRAM_COST: usize = 16;
 
 /// The bytes that a flow may send in its turn: an Ethernet frame, as in FQ-CoDel (RFC 8290).
 const QUANTUM: i64 = 1514;
+
+/// A flow with at least this many bytes that wait is heavy: it may use other lanes than the control
+/// lane. A game, a call or an answer of a name server has less.
+const HEAVY_MIN: usize = 8 * 1024;
+
+/// The memory of a flow without its datagrams, in bytes. A client that opens many flows takes it from
+/// the memory budget.
+const FLOW_COST: u64 = 256;
 
 /// After this many removed flows, the scheduler drops the keys that it still keeps of them.
 const STALE_KEYS_MAX: usize = 1024;
@@ -98,10 +106,8 @@ pub struct DatagramCounts {
 struct FlowState {
     /// The details of OPEN_FLOW, until the peer knows the flow.
     unconfirmed: Option<Bytes>,
-    /// The last message for which an OPEN_FLOW counts.
-    announced_in: Option<u64>,
-    /// Whether FLOW is due.
-    is_answer_due: bool,
+    /// The lane of the last OPEN_FLOW, and the last message for which it counts.
+    announced_in: Option<(LaneId, u64)>,
     /// The reason of the peer, which has ended the flow.
     ended: Option<ResetCode>,
     /// Whether the application waits for a datagram.
@@ -114,15 +120,17 @@ impl FlowState {
         FlowState {
             unconfirmed,
             announced_in: None,
-            is_answer_due: false,
             ended: None,
             wants_read: false,
         }
     }
 
     /// Returns the details of an OPEN_FLOW that must precede a datagram in this message.
-    fn announcement(&self, message: u64) -> Option<&Bytes> {
-        let is_announced = self.announced_in.is_some_and(|last| message <= last);
+    fn announcement(&self, lane: LaneId, message: u64) -> Option<&Bytes> {
+        // A message on another lane could overtake it.
+        let is_announced = self
+            .announced_in
+            .is_some_and(|(on, last)| on == lane && message <= last);
         self.unconfirmed.as_ref().filter(|_| !is_announced)
     }
 
@@ -142,9 +150,11 @@ pub(super) struct Datagrams {
     received: FlowQueues,
     /// The flows with datagrams to send.
     round: DrrScheduler<FlowId>,
+    /// With several lanes, those of them that were heavy when a datagram was queued.
+    heavy: DrrScheduler<FlowId>,
     stale_keys: usize,
-    /// The flows whose OPEN_FLOW is to be answered, each once.
-    answers: VecDeque<FlowId>,
+    /// The flows whose OPEN_FLOW is to be answered.
+    answers: BTreeSet<FlowId>,
     ended: EndedFlows,
     lateness: LatenessFilter,
     /// The zero of the times in datagrams.
@@ -172,8 +182,9 @@ impl Datagrams {
             sending: FlowQueues::default(),
             received: FlowQueues::default(),
             round: DrrScheduler::default(),
+            heavy: DrrScheduler::default(),
             stale_keys: 0,
-            answers: VecDeque::new(),
+            answers: BTreeSet::new(),
             ended: EndedFlows::default(),
             lateness: LatenessFilter::default(),
             created: now,
@@ -207,10 +218,11 @@ impl Datagrams {
         self.sending.memory() as u64
     }
 
-    /// Returns the memory of the datagrams that wait, in bytes.
+    /// Returns the memory of the flows and of the datagrams that wait, in bytes.
     pub(super) fn held_bytes(&self) -> u64 {
         let waiting = self.sending.memory().saturating_add(self.received.memory());
-        waiting as u64
+        let flows = FLOW_COST.saturating_mul(self.flows.len() as u64);
+        flows.saturating_add(waiting as u64)
     }
 
     /// Limits the datagrams that wait to those now and `room` bytes.
@@ -245,15 +257,20 @@ impl Datagrams {
             .max(earliest);
     }
 
+    /// Returns whether a flow that the peer knows has much to send.
+    fn is_heavy(&self, id: FlowId) -> bool {
+        let flow = self.flows.get(&id);
+        flow.is_some_and(|flow| flow.unconfirmed.is_none())
+            && self.sending.bytes_of(id) >= HEAVY_MIN
+    }
+
     /// Forgets a flow. Returns its state.
     fn remove(&mut self, id: FlowId) -> Option<FlowState> {
         let flow = self.flows.remove(&id)?;
         let waiting = self.received.remove(id);
         self.counts.ended = self.counts.ended.saturating_add(waiting);
         self.stop_sending(id);
-        if flow.is_answer_due {
-            self.answers.retain(|&due| due != id);
-        }
+        self.answers.remove(&id);
         if self.flows.is_empty() {
             self.flows.shrink_to_fit();
         }
@@ -265,10 +282,12 @@ impl Datagrams {
         let waiting = self.sending.remove(id);
         self.counts.ended = self.counts.ended.saturating_add(waiting);
         self.round.remove(id);
+        self.heavy.remove(id);
         self.stale_keys = self.stale_keys.saturating_add(1);
         if self.stale_keys > STALE_KEYS_MAX {
             self.stale_keys = 0;
             self.round.shrink_to(STALE_KEYS_MAX);
+            self.heavy.shrink_to(STALE_KEYS_MAX);
         }
     }
 }

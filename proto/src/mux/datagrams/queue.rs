@@ -1,9 +1,11 @@
 //! The datagrams of all flows that wait in one direction, and their bounds.
 //!
 //! Datagrams have no credit, so a queue that is full drops some: the oldest of the flow that holds
-//! the most. A flood in one flow therefore leaves the others alone.
+//! the most, and of several such flows the oldest. A flood in one flow therefore leaves the others
+//! alone.
 
 use std::{
+    cmp::Reverse,
     collections::VecDeque,
     time::{Duration, Instant},
 };
@@ -29,8 +31,8 @@ const WEIGHT: usize = BYTES_MAX / WAITING_MAX;
 /// The memory of a datagram that waits, without its bytes.
 const OVERHEAD: usize = 64;
 
-/// The capacity that an empty queue of a flow keeps.
-const EMPTY_CAPACITY: usize = 16;
+/// The number of flows for which an empty table keeps memory.
+const EMPTY_CAPACITY: usize = 64;
 
 /// A datagram that waits.
 #[derive(Debug)]
@@ -41,7 +43,7 @@ pub(super) struct WaitingDatagram {
     pub bytes: Bytes,
 }
 
-/// The datagrams of one flow, oldest first.
+/// The datagrams of one flow, oldest first. There is at least one.
 #[derive(Debug, Default)]
 struct FlowQueue {
     datagrams: VecDeque<WaitingDatagram>,
@@ -52,6 +54,11 @@ impl FlowQueue {
     fn weight(&self) -> usize {
         weight(self.bytes, self.datagrams.len())
     }
+
+    /// Returns since when the oldest datagram waits.
+    fn oldest(&self) -> Option<Instant> {
+        self.datagrams.front().map(|datagram| datagram.since)
+    }
 }
 
 fn weight(bytes: usize, datagrams: usize) -> usize {
@@ -61,11 +68,12 @@ fn weight(bytes: usize, datagrams: usize) -> usize {
 /// The datagrams of all flows that wait in one direction.
 #[derive(Debug)]
 pub(super) struct FlowQueues {
+    /// Only the flows with datagrams, so that a search takes no more than [`WAITING_MAX`] steps,
+    /// however many flows are open.
     queues: Map<FlowId, FlowQueue>,
-    /// The number of datagrams, of their bytes, and of the flows that have some.
+    /// The number of datagrams, and of their bytes.
     count: usize,
     bytes: usize,
-    busy: usize,
     /// The limit of `bytes`.
     bytes_max: usize,
 }
@@ -76,7 +84,6 @@ impl Default for FlowQueues {
             queues: Map::default(),
             count: 0,
             bytes: 0,
-            busy: 0,
             bytes_max: BYTES_MAX,
         }
     }
@@ -110,9 +117,6 @@ impl FlowQueues {
             dropped = dropped.saturating_add(1);
         }
         let queue = self.queues.entry(id).or_default();
-        self.busy = self
-            .busy
-            .saturating_add(usize::from(queue.datagrams.is_empty()));
         self.count = self.count.saturating_add(1);
         self.bytes = self.bytes.saturating_add(bytes.len());
         queue.bytes = queue.bytes.saturating_add(bytes.len());
@@ -132,12 +136,18 @@ impl FlowQueues {
     fn victim(&self, id: FlowId) -> Option<FlowId> {
         let own = self.queues.get(&id).map_or(0, FlowQueue::weight);
         let total = weight(self.bytes, self.count);
-        if own > 0 && own.saturating_mul(self.busy) >= total {
+        if own > 0 && own.saturating_mul(self.queues.len()) >= total {
             return Some(id);
         }
-        let busy = self.queues.iter().filter(|(_, queue)| queue.weight() > 0);
-        busy.max_by_key(|(id, queue)| (queue.weight(), **id))
+        let queues = self.queues.iter();
+        queues
+            .max_by_key(|(id, queue)| (queue.weight(), Reverse(queue.oldest()), **id))
             .map(|(&id, _)| id)
+    }
+
+    /// Returns the bytes of the datagrams of a flow.
+    pub(super) fn bytes_of(&self, id: FlowId) -> usize {
+        self.queues.get(&id).map_or(0, |queue| queue.bytes)
     }
 
     /// Returns the oldest datagram of a flow.
@@ -154,12 +164,17 @@ impl FlowQueues {
         self.bytes = self.bytes.saturating_sub(length);
         self.count = self.count.saturating_sub(1);
         if queue.datagrams.is_empty() {
-            self.busy = self.busy.saturating_sub(1);
-            if queue.datagrams.capacity() > EMPTY_CAPACITY {
-                queue.datagrams = VecDeque::new();
-            }
+            self.forget(id);
         }
         Some(datagram)
+    }
+
+    /// Removes the queue of a flow.
+    fn forget(&mut self, id: FlowId) {
+        self.queues.remove(&id);
+        if self.queues.is_empty() && self.queues.capacity() > EMPTY_CAPACITY {
+            self.queues = Map::default();
+        }
     }
 
     /// Drops the datagrams of a flow that have waited for `age`. Returns their number.
@@ -184,22 +199,14 @@ impl FlowQueues {
 
     /// Returns since when the oldest datagram waits.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        let oldest = self
-            .queues
-            .values()
-            .filter_map(|queue| queue.datagrams.front());
-        oldest.map(|datagram| datagram.since).min()
+        self.queues.values().filter_map(FlowQueue::oldest).min()
     }
 
-    /// Removes a flow. Returns how many of its datagrams are dropped.
+    /// Drops the datagrams of a flow. Returns their number.
     pub(super) fn remove(&mut self, id: FlowId) -> u64 {
         let mut dropped: u64 = 0;
         while self.pop(id).is_some() {
             dropped = dropped.saturating_add(1);
-        }
-        self.queues.remove(&id);
-        if self.queues.is_empty() {
-            self.queues.shrink_to_fit();
         }
         dropped
     }
@@ -278,6 +285,37 @@ mod tests {
         assert_eq!(queues.push(now, B, bytes(30)), 1, "the budget has no more");
     }
 
+    #[test]
+    fn of_flows_that_hold_as_much_the_oldest_datagram_is_dropped() {
+        let start = Instant::now();
+        let mut queues = FlowQueues::default();
+        let most = WAITING_MAX as u64;
+        for id in 0..most + 10 {
+            queues.push(start + Duration::from_millis(id), FlowId(id), bytes(10));
+        }
+        let first = start + Duration::from_millis(10);
+        assert_eq!(queues.oldest(), Some(first));
+        assert!(queues.front(FlowId(most + 9)).is_some());
+    }
+
+    #[test]
+    fn flows_without_datagrams_take_no_memory() {
+        let now = Instant::now();
+        let mut queues = FlowQueues::default();
+        for id in 0..10_000 {
+            queues.push(now, FlowId(id), bytes(1));
+            assert!(id % 2 == 0 || queues.pop(FlowId(id)).is_some());
+            assert!(queues.queues.len() <= WAITING_MAX);
+        }
+        assert_eq!(queues.count(), WAITING_MAX - 1);
+        let capacity = queues.queues.capacity();
+        assert!(capacity < 4 * WAITING_MAX, "{capacity}");
+        for id in 0..10_000 {
+            queues.remove(FlowId(id));
+        }
+        assert!(queues.queues.capacity() <= EMPTY_CAPACITY);
+    }
+
     proptest! {
         #[test]
         fn bounds_hold_and_counts_agree(
@@ -300,7 +338,7 @@ mod tests {
                 let sum = |of: fn(&FlowQueue) -> usize| queues.queues.values().map(of).sum::<usize>();
                 prop_assert_eq!(sum(|queue| queue.datagrams.len()), queues.count);
                 prop_assert_eq!(sum(|queue| queue.bytes), queues.bytes);
-                prop_assert_eq!(sum(|queue| usize::from(queue.weight() > 0)), queues.busy);
+                prop_assert!(queues.queues.values().all(|queue| !queue.datagrams.is_empty()));
                 prop_assert_eq!(queues.count as u64, pushed - gone);
             }
         }

@@ -126,11 +126,9 @@ impl Mux {
                 details: Bytes::copy_from_slice(details),
             });
         }
-        if let Some(flow) = datagrams.flows.get_mut(&id)
-            && flow.ended.is_none()
-            && !std::mem::replace(&mut flow.is_answer_due, true)
-        {
-            datagrams.answers.push_back(id);
+        let flow = datagrams.flows.get(&id);
+        if flow.is_some_and(|flow| flow.ended.is_none()) {
+            datagrams.answers.insert(id);
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    PARAMETERS, Pair, all_frames, carry,
+    MAX_DELAY, PARAMETERS, Pair, all_frames, carry,
     datagrams::{datagram, datagrams, exchange, open_flow, opens_and_ends, read_all, send},
     drain, frames, message, next_message,
 };
@@ -74,6 +74,33 @@ fn flood_of_flows_and_datagrams_is_bounded() {
     assert_eq!(waiting, WAITING_MAX);
     let ends = opens_and_ends(&all_frames(&mut pair.server, pair.now)).1;
     assert!(ends.len() <= 1024, "{} answers", ends.len());
+}
+
+#[test]
+fn expired_datagrams_and_ended_flows_return_their_memory() {
+    const ACCURACY: u64 = 16 * 1024;
+    let mut pair = Pair::new();
+    let budget = Arc::new(MemoryBudget::new(64 << 20));
+    pair.client = pair.client.with_budget(Arc::clone(&budget));
+    let flows: Vec<FlowId> = (0..400)
+        .map(|_| pair.client.open_flow(Bytes::new()))
+        .collect();
+    let of_flows = budget.used();
+    assert!(of_flows > 64 * 1024, "{of_flows} of 400 flows");
+    for &flow in &flows[..50] {
+        send(&mut pair, flow, &[1; 10_000]);
+    }
+    assert!(budget.used() > of_flows + 50 * 10_000 - ACCURACY);
+    // Without a lane, nothing else returns it.
+    pair.client.lose_lane(pair.now, LaneId::FIRST);
+    pair.now += MAX_DELAY;
+    pair.client.handle_timeout(pair.now).unwrap();
+    assert_eq!(pair.client.datagram_counts().expired, 50);
+    assert!(budget.used() <= of_flows + ACCURACY, "{}", budget.used());
+    for flow in flows {
+        pair.client.end_flow(flow, ResetCode::Cancelled);
+    }
+    assert_eq!(budget.used(), 0);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod credit;
 mod credit_under_loss;
 mod datagram_bounds;
 mod datagram_delays;
+mod datagram_lanes;
 mod datagrams;
 mod lane_relief;
 mod lane_stalls;

@@ -1,5 +1,8 @@
 //! The server's side of its links: registers the ports and answers each ATTACH.
 
+#[cfg(test)]
+mod tests;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -45,9 +48,11 @@ pub(super) struct ServerRole {
     registrations: Registrations,
     draining: Draining,
     quotas: Arc<Quotas>,
-    /// Throttled logs of refused streams, failed handshakes and mismatched configurations.
+    /// Throttled logs of refused streams, failed handshakes, failed flows and mismatched
+    /// configurations.
     refusals: Arc<ThrottledLog>,
     failures: Arc<ThrottledLog>,
+    flow_failures: Arc<ThrottledLog>,
     mismatches: Arc<ThrottledLog>,
     descriptor_log: Arc<ThrottledLog>,
     tasks: TaskTracker,
@@ -98,6 +103,7 @@ impl ServerRole {
             descriptor_log: Arc::default(),
             refusals: Arc::default(),
             failures: Arc::default(),
+            flow_failures: Arc::default(),
             mismatches: Arc::default(),
             tasks: tasks.clone(),
             streams: streams.clone(),
@@ -235,6 +241,7 @@ impl ServerRole {
             draining: self.draining.clone(),
             quotas: Arc::clone(&self.quotas),
             refusals: Arc::clone(&self.refusals),
+            flow_failures: Arc::clone(&self.flow_failures),
             tunnels: self.tunnels.clone(),
             descriptor_log: Arc::clone(&self.descriptor_log),
             streams: self.streams.clone(),
@@ -346,112 +353,5 @@ fn close(channel: u32, notice: &Notice) -> Frame {
     Frame::Close {
         channel,
         notice: notice.clone(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        config::Target,
-        link::{KeepAliveTiming, Link},
-        supervisor::MoveRequests,
-        tunnel::tests::plain_port,
-    };
-    use report_proto::frame::{AttachHeader, Ports};
-
-    /// Returns a role with one port, and its key id.
-    fn role(drain: &Drain) -> (ServerRole, Id) {
-        let port = plain_port();
-        let id = port.keys.id;
-        let offered = ServerPort {
-            port,
-            service: "localhost:1".parse::<Target>().unwrap().into(),
-            proxy_protocol: false,
-        };
-        let role = ServerRole::new(
-            Id([7; 16]),
-            PortMap::from([(id, Arc::new(offered))]),
-            ServerSettings {
-                connect_timeout: Duration::from_secs(1),
-                bench: true,
-            },
-            QuotaLimits::default(),
-            drain,
-        );
-        (role, id)
-    }
-
-    fn link() -> RoleLink {
-        RoleLink {
-            outbox: Outbox::new(),
-            slot: Slot::FIRST,
-            is_additional: false,
-            move_requests: MoveRequests::default(),
-        }
-    }
-
-    /// Returns the first frame of a link that retires for this reason. A CLOSE follows the frames
-    /// of the role.
-    async fn first_frame_of_retiring(cause: RetirementCause) -> Frame {
-        let drain = Drain::default();
-        let (role, _) = role(&drain);
-        let link = link();
-        let (_, mut session) = role.begin(&link);
-        role.retiring(&link, cause);
-        link.outbox
-            .control(&close(1, &Notice::new(Code::Cancelled, "")));
-        let (socket, mut master) = crate::net::memory::pair();
-        let running = Link::new(socket, link.outbox, KeepAliveTiming::default());
-        let first = async {
-            let message = master.receive().await.unwrap().unwrap();
-            Frame::decode(message.freeze()).unwrap()
-        };
-        tokio::select! {
-            frame = first => frame,
-            _ = running.run(&mut session, std::future::pending()) => panic!("the link ended"),
-        }
-    }
-
-    #[tokio::test]
-    async fn a_link_without_a_successor_withdraws_the_ports_before_it_retires() {
-        let (_, id) = role(&Drain::default());
-        assert_eq!(
-            first_frame_of_retiring(RetirementCause::Surplus).await,
-            Frame::Unregister(Ports { ports: vec![id] })
-        );
-        assert!(matches!(
-            first_frame_of_retiring(RetirementCause::Replaced).await,
-            Frame::Close { channel: 1, .. }
-        ));
-    }
-
-    #[tokio::test]
-    async fn a_reused_channel_number_is_a_protocol_error_and_leaves_no_tunnel() {
-        let drain = Drain::default();
-        let request = attach::request(&plain_port(), &Outbox::new(), 1, &drain.tasks).unwrap();
-        let (role, id) = role(&drain);
-        let link = link();
-        let outbox = Arc::clone(&link.outbox);
-        let (_, mut session) = role.begin(&link);
-        let attach = || Frame::Attach {
-            channel: 3,
-            header: AttachHeader {
-                port: id,
-                instance: None,
-                avoid: Vec::new(),
-            },
-            message: request.message.clone(),
-        };
-        assert_eq!(session.on_frame(attach()), Ok(()));
-        assert_eq!(
-            session.on_frame(attach()).map_err(|notice| notice.code),
-            Err(Code::Protocol)
-        );
-        outbox.close(3, &Notice::new(Code::Shutdown, ""));
-        drain.tasks.close();
-        tokio::time::timeout(Duration::from_secs(10), drain.tasks.wait())
-            .await
-            .unwrap();
     }
 }
