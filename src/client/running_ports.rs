@@ -230,7 +230,6 @@ impl RunningPorts {
         places: &[Option<usize>],
     ) -> Result<Vec<Vec<PortListener>>, ListenError> {
         let all = BindAddresses::resolve(ports.iter().map(|port| &port.local_address)).await;
-        let kept = places.iter().flatten().count();
         let mut bound = Vec::with_capacity(ports.len());
         for (port, place) in ports.iter().zip(places) {
             if place.is_some() {
@@ -240,13 +239,22 @@ impl RunningPorts {
             let addresses = all.of(&port.local_address, port.port.protocol);
             let (listeners, error) = PortListener::bind(&port.port.mark, addresses).await;
             if let Some(error) = error
-                && !(error.is_in_use() && kept < self.ports.len())
+                && !(error.is_in_use() && self.is_freed(port, places))
             {
                 return Err(error);
             }
             bound.push(listeners);
         }
         Ok(bound)
+    }
+
+    /// Whether a listener that no port keeps uses the address of this port.
+    fn is_freed(&self, port: &ClientPort, places: &[Option<usize>]) -> bool {
+        let mut ports = self.ports.iter().enumerate();
+        ports.any(|(place, running)| {
+            let is_kept = places.contains(&Some(place));
+            !is_kept && running.address.address.overlaps(&port.local_address.address)
+        })
     }
 
     /// Closes the listeners that no port keeps. Returns the other ports at their places, and the
