@@ -253,7 +253,11 @@ impl RunningPorts {
         let mut ports = self.ports.iter().enumerate();
         ports.any(|(place, running)| {
             let is_kept = places.contains(&Some(place));
-            !is_kept && running.address.address.overlaps(&port.local_address.address)
+            !is_kept
+                && running
+                    .address
+                    .address
+                    .overlaps(&port.local_address.address)
         })
     }
 
