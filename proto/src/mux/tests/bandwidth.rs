@@ -263,7 +263,9 @@ fn answer(sent: Instant, rtt: Duration) -> RttSample {
         rtt,
         credit_exhausted: true,
         bidirectional: false,
-        quiet: false,
+        has_return_queue: false,
+        moved: 1 << 20,
+        moved_in: rtt,
     }
 }
 
