@@ -126,6 +126,7 @@ fn window_follows_a_limit_that_is_lowered_and_raised() {
 /// The answer to a PING at this time, on a path of a millisecond.
 fn first_answer(at: Instant) -> RttSample {
     RttSample {
+        beside_datagrams: false,
         sent: at,
         rtt: Duration::from_millis(1),
         credit_exhausted: false,
