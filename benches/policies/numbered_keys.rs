@@ -8,6 +8,10 @@ use report_proto::{crypto::EncryptMethod, id::Id};
 
 use crate::port::port;
 
+/// The credit of each stream at first, as the roles grant it (PROTOCOL 12). More would delay the
+/// echoes beside a slow download.
+const STREAM_WINDOW_INITIAL: u64 = 16 * 1024;
+
 /// Returns the id of a key.
 fn key_id(number: u32) -> Id {
     Id((u128::from(number) + 1).to_be_bytes())
@@ -33,6 +37,7 @@ pub(crate) fn ports(numbers: impl IntoIterator<Item = u32>) -> Vec<PortParameter
     let numbered = |number| {
         let mut port = derived.clone();
         port.keys.id = key_id(number);
+        port.stream_window.initial = STREAM_WINDOW_INITIAL;
         port
     };
     numbers.into_iter().map(numbered).collect()

@@ -168,6 +168,9 @@ pub struct Mux {
     /// The sum of all first transmissions in bytes, and the peer's limit for it.
     tunnel_sent: u64,
     tunnel_limit: u64,
+    /// The window that the peer granted last: the credit after its last update, and what had left
+    /// and was not acknowledged then.
+    peer_window: u64,
     send_totals: SendTotals,
     window: TunnelWindow,
     credit: CreditPool,
@@ -227,6 +230,7 @@ impl Mux {
             grant,
             tunnel_sent: 0,
             tunnel_limit: grant.tunnel_window,
+            peer_window: grant.tunnel_window,
             send_totals: SendTotals::new(parameters.tunnel_window.max),
             window: TunnelWindow::new(now, parameters.tunnel_window),
             credit: CreditPool::new(parameters.tunnel_window.max),

@@ -237,6 +237,8 @@ impl Mux {
         else {
             return Ok(());
         };
+        let waited = self.rtt.waited(now);
+        self.window.bandwidth().on_ping_wait(now, waited);
         if !self.window.receive(now, length) {
             return Err(MuxError::FlowControl("data beyond the tunnel window"));
         }
@@ -383,6 +385,9 @@ impl Mux {
     fn handle_tunnel_window(&mut self, limit: u64) {
         if limit > self.tunnel_limit {
             self.tunnel_limit = limit;
+            self.peer_window = limit
+                .saturating_sub(self.tunnel_sent)
+                .saturating_add(self.send_totals.in_flight());
             while let Some(id) = self.parked.pop_first() {
                 if self
                     .streams

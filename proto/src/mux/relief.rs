@@ -22,8 +22,7 @@ impl Mux {
     /// Repeats on the other lanes what waits on `old`, which was the only lane until now, if its
     /// queue is long. Makes `new` the control lane then.
     pub(super) fn relieve(&mut self, now: Instant, old: LaneId, new: LaneId) {
-        let totals = &self.send_totals;
-        let under_way = totals.retained.saturating_sub(totals.unsent);
+        let under_way = self.send_totals.in_flight();
         if under_way < QUEUE_MIN || !self.resume_state.is_flowing() || !self.has_long_queue(now) {
             return;
         }

@@ -14,8 +14,8 @@ const PING_INTERVAL: Duration = Duration::from_millis(500);
 const PING_BYTES: u64 = 256 * 1024;
 const PING_INTERVAL_MIN: Duration = Duration::from_millis(50);
 
-/// While at most this many bytes moved in either direction, the answer to a PING did not queue.
-const QUIET_BYTES: u64 = 16 * 1024;
+/// Fewer bytes than this cause no queue in the direction in which this end sends.
+const RETURN_QUEUE_MIN: u64 = 2 * 1024;
 
 /// While fewer bytes of datagrams moved in both directions, they caused no queue either. The smallest
 /// window of datagrams is below it.
@@ -34,7 +34,10 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct RttProber {
     outstanding: Option<OutstandingPing>,
     next_token: u64,
-    last: Option<LastPing>,
+    /// The last PING.
+    last: Option<ProgressMark>,
+    /// The last answer.
+    answered: Option<ProgressMark>,
 }
 
 /// A PING without an answer.
@@ -47,9 +50,9 @@ struct OutstandingPing {
     progress: FlowProgress,
 }
 
-/// The last PING.
-#[derive(Debug)]
-struct LastPing {
+/// The progress at a time.
+#[derive(Debug, Clone, Copy)]
+struct ProgressMark {
     at: Instant,
     progress: FlowProgress,
 }
@@ -65,6 +68,16 @@ pub(super) struct FlowProgress {
     pub sent: u64,
     /// The number of bytes of datagrams, sent and received.
     pub datagrams: u64,
+}
+
+impl FlowProgress {
+    /// Returns the bytes of streams that moved since then in the busier direction, and those of
+    /// datagrams in both.
+    fn most_since(&self, before: &FlowProgress) -> u64 {
+        let sent = self.sent.saturating_sub(before.sent);
+        let streams = sent.max(self.received.saturating_sub(before.received));
+        streams.saturating_add(self.datagrams.saturating_sub(before.datagrams))
+    }
 }
 
 impl RttProber {
@@ -140,14 +153,13 @@ impl RttProber {
     /// Forgets the outstanding PING, because its channel ended. There will be no answer, and the
     /// next PING need not wait for one.
     pub(super) fn reset(&mut self) {
-        self.outstanding = None;
-        self.last = None;
+        (self.outstanding, self.last, self.answered) = (None, None, None);
     }
 
     fn start(&mut self, now: Instant, progress: FlowProgress) -> u64 {
         let token = self.next_token;
         self.next_token = token.wrapping_add(1) & super::varint::MAX;
-        self.last = Some(LastPing { at: now, progress });
+        self.last = Some(ProgressMark { at: now, progress });
         self.outstanding = Some(OutstandingPing {
             token,
             sent: now,
@@ -179,18 +191,21 @@ impl RttProber {
         let bytes_sent = progress.sent.saturating_sub(before.sent);
         let bytes_received = progress.received.saturating_sub(before.received);
         let datagrams = progress.datagrams.saturating_sub(before.datagrams);
-        let beside_datagrams = datagrams >= QUIET_DATAGRAM_BYTES;
-        let (bidirectional, quiet) = (
-            bytes_sent > bytes_received / 4,
-            bytes_sent.max(bytes_received) < QUIET_BYTES && !beside_datagrams,
-        );
+        let bidirectional = bytes_sent > bytes_received / 4;
+        let answer = ProgressMark { at: now, progress };
+        let since = self.answered.replace(answer).unwrap_or(ProgressMark {
+            at: sent,
+            progress: before,
+        });
         Some(RttSample {
             sent,
             rtt: now.saturating_duration_since(sent),
             credit_exhausted,
             bidirectional,
-            quiet,
-            beside_datagrams,
+            beside_datagrams: datagrams >= QUIET_DATAGRAM_BYTES,
+            has_return_queue: bidirectional && bytes_sent >= RETURN_QUEUE_MIN,
+            moved: progress.most_since(&since.progress),
+            moved_in: now.saturating_duration_since(since.at),
         })
     }
 }
@@ -230,6 +245,42 @@ mod tests {
             samples.len() > 5 && samples.iter().all(|sample| *sample == path),
             "{samples:?}"
         );
+    }
+
+    #[test]
+    fn data_behind_an_answer_counts_for_the_next_one() {
+        let start = Instant::now();
+        let round_trip = Duration::from_millis(500);
+        let mut rtt = RttProber::default();
+        let mut progress = NOTHING;
+        let mut samples = Vec::new();
+        for round in 0..3 {
+            let now = start + round_trip * round;
+            let token = rtt.ping_due(now, progress, None).unwrap();
+            samples.extend(rtt.on_pong(now + round_trip, token, progress));
+            // The rest of the message with the answer.
+            progress.received += 32 * 1024;
+        }
+        let moved: Vec<_> = samples
+            .iter()
+            .map(|sample| (sample.moved, sample.moved_in))
+            .collect();
+        let full = (32 * 1024, round_trip);
+        assert_eq!(moved, [(0, round_trip), full, full]);
+    }
+
+    #[test]
+    fn few_sent_bytes_cause_no_return_queue() {
+        let start = Instant::now();
+        for (sent, expected) in [(64, false), (64 * 1024, true)] {
+            let mut rtt = RttProber::default();
+            let token = rtt.ping_due(start, NOTHING, None).unwrap();
+            let progress = FlowProgress { sent, ..NOTHING };
+            let sample = rtt.on_pong(start + PING_INTERVAL, token, progress);
+            let sample = sample.unwrap();
+            assert!(sample.bidirectional, "nothing was received");
+            assert_eq!(sample.has_return_queue, expected);
+        }
     }
 
     #[test]

@@ -102,6 +102,11 @@ impl SendTotals {
         outcome
     }
 
+    /// Returns how many bytes have left and are not acknowledged.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.retained.saturating_sub(self.unsent)
+    }
+
     /// Returns how many bytes the application may write to `stream` now.
     pub(super) fn room(&self, stream: &StreamState) -> u64 {
         let unsent = stream.send.unsent();

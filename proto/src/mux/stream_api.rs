@@ -159,7 +159,8 @@ impl Mux {
         });
         let allowance = self
             .credit
-            .allowance(&stream.receive, self.window.path_need());
+            .allowance(&stream.receive, self.window.path_need())
+            .min(self.window.loan_max());
         if stream.receive.end().is_none() && stream.receive.window().is_update_due(allowance) {
             self.ack_immediately(id);
         }

@@ -259,7 +259,8 @@ impl Mux {
         }
         let allowance = self
             .credit
-            .allowance(&stream.receive, self.window.path_need());
+            .allowance(&stream.receive, self.window.path_need())
+            .min(self.window.loan_max());
         let limit = self.credit.track(&mut stream.receive, |receive| {
             receive.window().advance_limit(allowance)
         });
@@ -284,7 +285,10 @@ impl Mux {
                 if !has_room(out, end.saturating_sub(details.len())) {
                     return;
                 }
-                let allowance = self.credit.allowance(&stream.receive, 0);
+                let allowance = self
+                    .credit
+                    .allowance(&stream.receive, 0)
+                    .min(self.window.loan_max());
                 let window = self.credit.track(&mut stream.receive, |receive| {
                     receive.window().advance_limit(allowance)
                 });

@@ -1,5 +1,7 @@
 //! The data of a message: selects the streams in fair shares, and the lane that carries each.
 
+use std::time::Duration;
+
 use bytes::BytesMut;
 
 use super::{
@@ -13,6 +15,15 @@ use super::{
 
 /// The smallest space left in a message, in bytes, in which to start a DATA frame.
 const DATA_MIN: usize = 256;
+
+/// The number of messages into which the data of a small window is divided, and the smallest such
+/// message, in bytes.
+const WINDOW_MESSAGES: u64 = 4;
+const MESSAGE_MIN: usize = 4 * 1024;
+
+/// Paths with a shorter round trip take messages of any length: there a message costs more than its
+/// wait.
+const SHORT_ROUND_TRIP: Duration = Duration::from_millis(4);
 
 /// A stream with at most this many unacknowledged bytes uses the control lane, if there are several
 /// lanes: a shell, a game, a small request. More would queue in front of the others there.
@@ -70,15 +81,33 @@ impl Mux {
     /// Appends data of the streams with this load until the message or the lane is full.
     fn transmit_round(&mut self, lane: SendingLane, out: &mut BytesMut, end: usize) {
         let begin = out.len();
-        let end = if lane.load == LaneLoad::Bulk {
-            end.min(begin.saturating_add(self.lane_flows.message_limit(lane.id)))
-        } else {
-            end
+        let limit = match lane.load {
+            LaneLoad::Control => usize::MAX,
+            LaneLoad::All => self.message_limit(),
+            LaneLoad::Bulk => {
+                let of_lane = self.lane_flows.message_limit(lane.id);
+                of_lane.min(self.message_limit())
+            }
         };
+        let end = end.min(begin.saturating_add(limit));
         while self.has_data(lane.load)
             && self.is_lane_open(lane.id, lane.load)
             && self.transmit_data(lane, out, begin, end)
         {}
+    }
+
+    /// Returns how long the data of a message may be. The relay and the receiver process a message as
+    /// a whole. A message as large as the window would stop the path until credit returns, and on a
+    /// slow path everything behind it waits.
+    fn message_limit(&mut self) -> usize {
+        let part = self.peer_window / WINDOW_MESSAGES;
+        if part >= WRITE_MAX as u64 || self.window.bandwidth().latest_rtt() < SHORT_ROUND_TRIP {
+            return usize::MAX;
+        }
+        usize::try_from(part)
+            .unwrap_or(usize::MAX)
+            .max(MESSAGE_MIN)
+            .saturating_add(DATA_OVERHEAD.saturating_add(FRAME_MAX))
     }
 
     /// Returns whether a stream may send data now on a lane with this load. Retransmissions need no
@@ -211,10 +240,7 @@ impl Mux {
     fn next_turn(&mut self, load: LaneLoad) -> Option<SendTurn> {
         let credit = self.bulk_credit();
         if credit > 0 || self.send_totals.resend > 0 {
-            let in_flight = self
-                .send_totals
-                .retained
-                .saturating_sub(self.send_totals.unsent);
+            let in_flight = self.send_totals.in_flight();
             let (schedule, round) = if load == LaneLoad::Control {
                 (&mut self.urgent, Round::Urgent)
             } else {

@@ -10,6 +10,10 @@ use super::bandwidth::BandwidthEstimator;
 /// half of it unacknowledged. The receiver grants it in addition to what the path needs.
 pub(super) const INTERACTIVE_RESERVE: u64 = 4 * 1024;
 
+/// A sender holds too much credit if it is this many times what the path needs. The sender got it
+/// when the path was faster, or before its rate was known.
+const EXCESS_CREDIT: u64 = 4;
+
 /// The credit for each of several lanes, in bytes: what a slow one holds in its sockets and at the
 /// relay while it waits for a segment to be sent again.
 const LANE_CREDIT: u64 = 512 * 1024;
@@ -293,6 +297,19 @@ impl TunnelWindow {
         let size = self.size();
         if self.bandwidth.min_rtt() < SHORT_PATH {
             0
+        } else {
+            size.saturating_add(size / 2)
+        }
+    }
+
+    /// Returns the largest loan of a stream. Credit of the tunnel cannot be revoked. While the sender
+    /// holds too much of it, the windows of the streams limit what a slow path queues.
+    pub(super) fn loan_max(&self) -> u64 {
+        let size = self.size();
+        let needed = size.saturating_add(INTERACTIVE_RESERVE);
+        let credit = self.limit.saturating_sub(self.received);
+        if self.bandwidth.is_starting() || credit <= needed.saturating_mul(EXCESS_CREDIT) {
+            u64::MAX
         } else {
             size.saturating_add(size / 2)
         }

@@ -7,8 +7,10 @@ use report_proto::id::Id;
 /// The time of its rate that a limit without a configured burst lets pass at once.
 const DEFAULT_BURST_TIME: Duration = Duration::from_millis(50);
 
-/// The smallest burst of a limit without a configured one, in bytes.
-const MIN_DEFAULT_BURST: u64 = 16 * 1024;
+/// The smallest burst of a limit without a configured one, in bytes: two small messages. At 64 KiB/s
+/// it takes an eighth of a second, which bridges the round trip between RESUME and the next message.
+/// It is also 1.25 % of what such a limit admits in ten seconds.
+const MIN_DEFAULT_BURST: u64 = 8 * 1024;
 
 /// The smallest burst in time. Timers have a resolution of a millisecond and fire late on a busy
 /// machine. A smaller bucket would overflow in between, and the rate would stay below its limit.
@@ -19,7 +21,7 @@ const MIN_BURST_TIME: Duration = Duration::from_millis(20);
 pub(in crate::master) struct RateLimit {
     /// The rate. Zero counts as one.
     pub(in crate::master) bytes_per_second: u64,
-    /// The bytes that pass at once after a pause. The default is 50 ms of the rate, and at least 16
+    /// The bytes that pass at once after a pause. The default is 50 ms of the rate, and at least 8
     /// KiB. A value below 20 ms of the rate counts as that.
     pub(in crate::master) burst: Option<u64>,
 }
@@ -216,7 +218,7 @@ mod tests {
     #[test]
     fn burst_is_at_least_what_timers_need() {
         for (rate, burst, expected) in [
-            (64 * 1024, None, 16 * 1024),
+            (64 * 1024, None, 8 * 1024),
             (1_000_000_000, None, 50_000_000),
             (1_000_000_000, Some(1), 20_000_000),
             (1_000, Some(1_000_000), 1_000_000),

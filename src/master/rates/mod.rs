@@ -17,7 +17,8 @@
 //! A grant covers the next message, and more of what is queued for short messages: 5 ms of the
 //! tightest rate. A message is taken from every limit on its path, if necessary as a debt. Traffic
 //! of a subject in debt waits until the debt is paid, so a rate is exact over any time that is long
-//! compared to one message. A message of 64 KiB takes a second at 64 KiB/s.
+//! compared to one message. A message of 64 KiB takes a second at 64 KiB/s, so the ends send short
+//! ones on a slow path.
 //!
 //! The tree decides who is next: see its documentation. Grants happen in requests and in
 //! [`Rates::run`], the driver. It sleeps until the first debt is paid, or until a channel waits. So
@@ -70,8 +71,9 @@ const TICK: Duration = Duration::from_millis(1);
 /// A keystroke waits behind this queue.
 const QUEUE_TIME: Duration = Duration::from_millis(100);
 
-/// The smallest such queue, in bytes: a few short messages, or one long one.
-const MIN_QUEUE: usize = 32 * 1024;
+/// The smallest such queue, in bytes: some short messages, or one long one. At a low rate the ends
+/// keep less than that under way themselves, so that a PAUSE is rare.
+const MIN_QUEUE: usize = 16 * 1024;
 
 /// The leaf number of a pair without a limit. The root has this number, and it is no leaf.
 const NO_LEAF: u64 = 0;

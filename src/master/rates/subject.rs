@@ -229,7 +229,7 @@ mod tests {
             ..SubjectLimits::default()
         };
         let mut rates = SubjectRates::new(limits, now);
-        rates.take(Up, 16 * 1024 + 60_000, now);
+        rates.take(Up, 8 * 1024 + 60_000, now);
         assert!(rates.ready_at(Up, now).is_some());
         assert!(rates.throttled().up >= 60 * SECOND);
         rates.change(SubjectLimits::default(), now + SECOND);

@@ -1,8 +1,9 @@
 //! Estimates how much credit a path needs: what it delivers in the minimum round trip, plus a
 //! quarter (the idea of BBR, draft-cardwell-iccrg-bbr). This module owns the measurements and their
 //! constants; it knows neither frames nor streams. The receiver of data measures, because it grants
-//! the credit. `filters` remembers rates and round trips, `delivery` measures the floor, and `probe`
-//! decides when to measure the length of the path.
+//! the credit. `filters` remembers rates and round trips, `delivery` measures the floor, `startup`
+//! finds the rate of a new path, `probe` decides when to measure the length of the path, and
+//! `interactive` detects a stream that a queue would delay.
 //!
 //! ```text
 //!   startup ──no growth──► cruise ──no sample near min_rtt for long, or lasting queue──► probe
@@ -11,7 +12,8 @@
 //! ```
 //! A new attachment begins with startup again, and keeps the window.
 //!
-//! - *Startup* doubles the window each round trip while it is used up.
+//! - *Startup* doubles the window each round trip while it is used up. It ends early on a slow path,
+//!   where the first window alone is a queue of seconds.
 //! - *Cruise* grants [`GAIN`] × rate × min_rtt. The excess forms a queue at the bottleneck. A path
 //!   that becomes faster therefore delivers more, and the window follows.
 //! - *Probe* lets the queue drain, so that the queue is not taken for the path's length.
@@ -31,14 +33,18 @@
 
 mod delivery;
 mod filters;
+mod interactive;
 mod probe;
+mod startup;
 
 use std::time::{Duration, Instant};
 
 use self::{
     delivery::BestDeliveryRate,
     filters::{JITTER, MaxRateFilter, MinRtt},
+    interactive::InteractiveDetector,
     probe::RttProbe,
+    startup::Startup,
 };
 
 /// The gain of cruise on rate × min_rtt. A higher gain fills a path that became faster sooner, but
@@ -72,6 +78,11 @@ const WAIT_DISCOUNT: f64 = 0.1;
 /// with the smaller share, so that the shares converge.
 const FAIRNESS_BYTES: f64 = 16.0 * 1024.0;
 
+/// On a slow path the addition is what arrives in this time, and at least this many bytes: a small
+/// message. The addition is a standing queue, which a probe does not drain.
+const FAIRNESS_TIME: Duration = Duration::from_millis(50);
+const FAIRNESS_MIN: f64 = 4.0 * 1024.0;
+
 /// A new limit is sent after as much data as arrives in this time. A shorter step would cost
 /// messages; a longer one would leave a part of the path empty. The step is at least a sixteenth of
 /// the window, which is a small part of the path, and at most a quarter of it.
@@ -81,32 +92,25 @@ const STEP_MAX_DIVISOR: u64 = 4;
 /// The minimum step, and the step before a rate is known, in bytes.
 const STEP_MIN: u64 = 16 * 1024;
 const STEP_FIRST: u64 = 128 * 1024;
+/// A step below this size, in bytes, may be half of the window. Each step is a message in both
+/// directions, and the overhead of smaller ones would count.
+const STEP_SMALL: u64 = 4 * 1024;
+const STEP_SMALL_DIVISOR: u64 = 2;
 
 /// The minimum duration of a round. On a short path data arrives in bursts, and a burst is not a
 /// rate.
 const ROUND_MIN: Duration = Duration::from_millis(5);
 
-/// A round that did not use up the window ends after this many round trips.
+/// A round that did not use up the window ends after this many round trips. A long queue makes a
+/// round trip long. Such a round ends after this many times min_rtt, and no earlier than this time.
 const ROUND_TIMEOUT_RTTS: u32 = 2;
-
-/// Startup doubles a window that was used up within this many round trips. It ends between one and
-/// two times the capacity of the path.
-const EXHAUSTED_WITHIN_RTTS: f64 = 1.5;
-
-/// Startup continues while the rate grows by this factor per round (as in BBR). It ends after this
-/// many full rounds without such growth.
-const GROWTH_FACTOR: f64 = 1.25;
-const FLAT_ROUNDS: u8 = 3;
+const ROUND_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Cruise returns to startup after this many consecutive full rounds that each exceeded the maximum
 /// rate by this factor without a queue. The path then has spare capacity, and something else ended
 /// the growth, such as an end without a processor. A round can gain [`GAIN`] at most.
 const REGROWTH_FACTOR: f64 = 1.1;
 const REGROWTH_ROUNDS: u8 = 2;
-
-/// A stream counts as interactive for this time after its last small frame, because a user who
-/// types also pauses.
-const ACTIVE_FOR: Duration = Duration::from_secs(1);
 
 /// The round trip before the first measurement: a path across a continent. A value that is too long
 /// only lets a window grow a little early.
@@ -123,10 +127,15 @@ pub(super) struct RttSample {
     pub credit_exhausted: bool,
     /// Whether this end sent the same order of magnitude in that time as it received.
     pub bidirectional: bool,
-    /// Whether the tunnel moved too little data in either direction to cause a queue.
-    pub quiet: bool,
     /// Whether the tunnel moved enough datagrams to cause a queue, whatever the window is.
     pub beside_datagrams: bool,
+    /// Whether that was enough for a queue in the other direction, too.
+    pub has_return_queue: bool,
+    /// The bytes that the tunnel has moved in its busier direction since the answer before, and the
+    /// time since then. The data of a message follows an answer in it, so the time of one round trip
+    /// would omit data.
+    pub moved: u64,
+    pub moved_in: Duration,
 }
 
 /// The estimator of the window that a path needs.
@@ -149,6 +158,7 @@ pub(super) struct BandwidthEstimator {
     queued_since: Option<Instant>,
     credit_exhausted: bool,
     bidirectional: bool,
+    has_return_queue: bool,
     /// The number of consecutive quiet round trips that exceeded min_rtt, and the shortest of them.
     longer_samples: (u8, Duration),
     last_probe: Option<Instant>,
@@ -157,7 +167,7 @@ pub(super) struct BandwidthEstimator {
 
 #[derive(Debug)]
 enum WindowPhase {
-    Startup { best_rate: f64, flat_rounds: u8 },
+    Startup(Startup),
     Cruise { grown_rounds: u8 },
     ProbeRtt(RttProbe),
 }
@@ -178,7 +188,7 @@ impl BandwidthEstimator {
             max: max.max(initial),
             floor: 0,
             delivery: BestDeliveryRate::new(now),
-            phase: WindowPhase::START,
+            phase: WindowPhase::Startup(Startup::default()),
             round: None,
             rate: MaxRateFilter::new(now, 0.0),
             latest_rate: 0.0,
@@ -187,6 +197,7 @@ impl BandwidthEstimator {
             queued_since: None,
             credit_exhausted: false,
             bidirectional: false,
+            has_return_queue: false,
             longer_samples: (0, Duration::MAX),
             last_probe: None,
             interactive: InteractiveDetector::default(),
@@ -228,6 +239,7 @@ impl BandwidthEstimator {
     /// Returns how far the limit must advance before it is sent again, in bytes.
     pub(super) fn step(&self) -> u64 {
         let (rate, size) = (self.rate.max(), self.size());
+        let small = (size / STEP_SMALL_DIVISOR).min(STEP_SMALL);
         let in_time = if rate > 0.0 {
             (rate * STEP.as_secs_f64()) as u64
         } else {
@@ -235,7 +247,7 @@ impl BandwidthEstimator {
         };
         in_time
             .max(STEP_MIN)
-            .min(size / STEP_MAX_DIVISOR)
+            .min((size / STEP_MAX_DIVISOR).max(small))
             .max(size / STEP_MIN_DIVISOR)
     }
 
@@ -262,10 +274,12 @@ impl BandwidthEstimator {
         let Some(round) = &self.round else { return };
         let elapsed = now.saturating_duration_since(round.since);
         let is_exhausted = received >= round.limit;
-        let timeout =
-            self.latest_rtt
-                .saturating_mul(if is_exhausted { 0 } else { ROUND_TIMEOUT_RTTS });
-        if elapsed >= timeout.max(ROUND_MIN) {
+        let timeout = if is_exhausted {
+            ROUND_MIN
+        } else {
+            self.round_timeout()
+        };
+        if elapsed >= timeout {
             let bytes = received.saturating_sub(round.received);
             let granted = round.limit.saturating_sub(round.received);
             self.round = None;
@@ -275,6 +289,13 @@ impl BandwidthEstimator {
                 is_exhausted.then_some(granted),
             );
         }
+    }
+
+    /// Returns after which time a round ends that has not used up the window.
+    fn round_timeout(&self) -> Duration {
+        let with_queue = self.latest_rtt.saturating_mul(ROUND_TIMEOUT_RTTS);
+        let without = self.min_rtt().saturating_mul(ROUND_TIMEOUT_RTTS);
+        with_queue.min(without.max(ROUND_TIMEOUT)).max(ROUND_MIN)
     }
 
     /// Leaves out `bytes` that count as received and did not arrive. The present round lasts as if
@@ -311,13 +332,10 @@ impl BandwidthEstimator {
         let is_queued = self.queued_since.is_some() && !self.is_probing();
         self.rate.add(now, rate, is_queued, self.min_rtt());
         match self.phase {
-            WindowPhase::Startup {
-                best_rate,
-                flat_rounds,
-            } => {
+            WindowPhase::Startup(startup) => {
                 let is_too_small =
                     granted.is_some_and(|granted| self.is_too_small(now, rate, granted));
-                self.startup(now, rate, best_rate, flat_rounds, is_too_small);
+                self.startup(now, rate, startup, is_too_small);
             }
             WindowPhase::Cruise { grown_rounds }
                 if !grows_again || grown_rounds.saturating_add(1) < REGROWTH_ROUNDS =>
@@ -331,46 +349,9 @@ impl BandwidthEstimator {
                     },
                 };
             }
-            WindowPhase::Cruise { .. } => self.startup(now, rate, 0.0, 0, true),
+            WindowPhase::Cruise { .. } => self.startup(now, rate, Startup::default(), true),
             WindowPhase::ProbeRtt(_) => {}
         }
-    }
-
-    /// Processes a round of startup. `best_rate` is the best rate of the rounds before, and
-    /// `flat_rounds` counts the last rounds without growth.
-    fn startup(
-        &mut self,
-        now: Instant,
-        rate: f64,
-        best_rate: f64,
-        flat_rounds: u8,
-        is_too_small: bool,
-    ) {
-        let is_queued = self.queued_since.is_some();
-        let grows = rate >= best_rate * GROWTH_FACTOR;
-        let flat_rounds = if grows {
-            0
-        } else {
-            flat_rounds.saturating_add(u8::from(is_queued || self.credit_exhausted))
-        };
-        self.phase = WindowPhase::Startup {
-            best_rate: if grows { rate } else { best_rate },
-            flat_rounds,
-        };
-        if flat_rounds >= FLAT_ROUNDS {
-            // The queue that startup caused is no reason for a probe.
-            self.last_probe = Some(now);
-            self.cruise(now);
-        } else if is_too_small && (grows || !is_queued) {
-            self.size = self.size().saturating_mul(2).min(self.max);
-        }
-    }
-
-    /// Returns whether a window of `granted` bytes, used up at this rate, limits the path or the
-    /// ends.
-    fn is_too_small(&self, now: Instant, rate: f64, granted: u64) -> bool {
-        rate * self.min_rtt().as_secs_f64() * EXHAUSTED_WITHIN_RTTS >= granted as f64
-            || self.scheduling_bytes(now, rate) > self.size() as f64
     }
 
     /// Returns whether the path has no queue and its length, rather than the scheduling of the
@@ -391,7 +372,8 @@ impl BandwidthEstimator {
             GAIN
         };
         let length = self.path_length(now);
-        self.set_size((gain * rate * length.as_secs_f64()).max(self.scheduling_bytes(now, rate)));
+        let bytes = (gain * rate * length.as_secs_f64()).max(self.scheduling_bytes(now, rate));
+        self.set_size(bytes, rate);
     }
 
     /// Returns the part of min_rtt that is path.
@@ -414,39 +396,10 @@ impl BandwidthEstimator {
         })
     }
 
-    fn set_size(&mut self, bytes: f64) {
+    /// Sets the window for a path with this rate, in bytes per second.
+    fn set_size(&mut self, bytes: f64, rate: f64) {
+        let fairness = (rate * FAIRNESS_TIME.as_secs_f64()).clamp(FAIRNESS_MIN, FAIRNESS_BYTES);
         // A cast of a float saturates.
-        self.size = ((bytes + FAIRNESS_BYTES) as u64).min(self.max);
-    }
-}
-
-impl WindowPhase {
-    const START: WindowPhase = WindowPhase::Startup {
-        best_rate: 0.0,
-        flat_rounds: 0,
-    };
-}
-
-/// Detects an interactive stream beside bulk streams, so that its answers do not wait in the queue
-/// that bulk data creates. It holds the last stream that received a small frame without moving much
-/// data, and the time of that frame.
-#[derive(Debug, Default)]
-pub(super) struct InteractiveDetector(Option<(u64, Instant)>);
-
-impl InteractiveDetector {
-    /// Records a small frame of `stream`, which has moved little data or has just begun.
-    pub(super) fn on_activity(&mut self, now: Instant, stream: u64) {
-        self.0 = Some((stream, now));
-    }
-
-    /// Forgets `stream` because it has moved much data or has ended.
-    pub(super) fn clear(&mut self, stream: u64) {
-        self.0.take_if(|(last, _)| *last == stream);
-    }
-
-    /// Returns whether an interactive stream was active recently.
-    pub(super) fn is_active(&self, now: Instant) -> bool {
-        self.0
-            .is_some_and(|(_, at)| now.saturating_duration_since(at) < ACTIVE_FOR)
+        self.size = ((bytes + fairness) as u64).min(self.max);
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::{
     BandwidthEstimator, RttSample, WindowPhase,
     filters::{JITTER, MaxRateFilter, MinRtt},
+    startup::Startup,
 };
 
 /// A round trip shows a queue if it exceeds min_rtt by this factor and by [`JITTER`]. The factor is
@@ -25,6 +26,11 @@ const PROBE_AFTER_RTTS: u32 = 60;
 
 /// This many consecutive longer round trips without a queue are the path's new length.
 const QUIET_SAMPLES: u8 = 3;
+
+/// An answer did not queue while fewer bytes than this moved in either direction, at less than this
+/// share of the path's rate. On a slow path a few bytes already take long.
+const QUIET_BYTES: u64 = 16 * 1024;
+const QUIET_SHARE: f64 = 0.25;
 
 /// A probe that finds a path longer by this factor restarts startup, because the previous
 /// measurements say little about it.
@@ -103,7 +109,7 @@ impl BandwidthEstimator {
     /// Processes the answer to a PING that left on the drained path.
     fn on_probe_answer(&mut self, now: Instant, rtt: Duration) {
         // With the other direction as busy, its queue delays answers, and end_probe bounds them.
-        let is_late = rtt > self.late_after() && !self.bidirectional;
+        let is_late = rtt > self.late_after() && !self.has_return_queue;
         let WindowPhase::ProbeRtt(probe) = &mut self.phase else {
             return;
         };
@@ -129,6 +135,7 @@ impl BandwidthEstimator {
         self.latest_rtt = sample.rtt;
         self.credit_exhausted = sample.credit_exhausted;
         self.bidirectional = sample.bidirectional;
+        self.has_return_queue = sample.has_return_queue;
         if let WindowPhase::ProbeRtt(RttProbe { drained, .. }) = self.phase {
             if drained.is_some_and(|drained| sample.sent >= drained) {
                 self.on_probe_answer(now, sample.rtt);
@@ -152,7 +159,7 @@ impl BandwidthEstimator {
             WindowPhase::Cruise { .. } if self.is_probe_due(now, min_rtt) => self.begin_probe(now),
             // Streams never filled the path, so this sample is its length, except for a queue of
             // datagrams.
-            WindowPhase::Startup { .. }
+            WindowPhase::Startup(_)
                 if now.saturating_duration_since(min_rtt.seen) > PROBE_AFTER
                     && !sample.beside_datagrams =>
             {
@@ -164,7 +171,8 @@ impl BandwidthEstimator {
 
     /// Adopts a longer min_rtt from quiet samples, because little traffic shows the true length of
     /// the path.
-    fn update_quiet_rtt(&mut self, now: Instant, RttSample { rtt, quiet, .. }: RttSample) {
+    fn update_quiet_rtt(&mut self, now: Instant, sample: RttSample) {
+        let (rtt, quiet) = (sample.rtt, self.is_quiet(&sample));
         let is_longer = rtt > self.min_rtt().mul_f64(QUEUE_FACTOR).saturating_add(JITTER);
         let (count, shortest) = self.longer_samples;
         self.longer_samples = match (quiet, is_longer) {
@@ -178,6 +186,13 @@ impl BandwidthEstimator {
             (true, true) => (count.saturating_add(1), shortest.min(rtt)),
             _ => (0, Duration::MAX),
         };
+    }
+
+    /// Returns whether the tunnel has moved too little data to cause a queue.
+    fn is_quiet(&self, sample: &RttSample) -> bool {
+        let rate = self.rate.max();
+        let most = rate * QUIET_SHARE * sample.moved_in.as_secs_f64();
+        sample.moved < QUIET_BYTES && (rate <= 0.0 || (sample.moved as f64) < most)
     }
 
     fn is_probe_due(&self, now: Instant, min_rtt: MinRtt) -> bool {
@@ -213,14 +228,13 @@ impl BandwidthEstimator {
             late: None,
         });
         // Use the latest rate: a path that became slower would not drain at the maximum rate.
-        self.set_size(
-            PROBE_GAIN * self.latest_rate.min(self.rate.max()) * self.min_rtt().as_secs_f64(),
-        );
+        let rate = self.latest_rate.min(self.rate.max());
+        self.set_size(PROBE_GAIN * rate * self.min_rtt().as_secs_f64(), rate);
     }
 
     fn end_probe(&mut self, now: Instant, found: Option<Duration>) {
         let before = self.min_rtt();
-        let most = if self.bidirectional {
+        let most = if self.has_return_queue {
             before.mul_f64(MIN_RTT_GROWTH_BIDIRECTIONAL)
         } else {
             Duration::MAX
@@ -247,7 +261,7 @@ impl BandwidthEstimator {
         self.round = None;
         self.cruise(now);
         if time > before.mul_f64(PATH_CHANGE_FACTOR).saturating_add(JITTER) {
-            self.phase = WindowPhase::START;
+            self.phase = WindowPhase::Startup(Startup::default());
         }
     }
 }

@@ -263,8 +263,10 @@ fn answer(sent: Instant, rtt: Duration) -> RttSample {
         rtt,
         credit_exhausted: true,
         bidirectional: false,
-        quiet: false,
         beside_datagrams: false,
+        has_return_queue: false,
+        moved: 1 << 20,
+        moved_in: rtt,
     }
 }
 

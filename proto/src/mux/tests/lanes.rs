@@ -357,8 +357,10 @@ fn bytes_that_a_reset_leaves_out_are_no_delivery() {
         rtt: Duration::from_millis(100),
         credit_exhausted: false,
         bidirectional: false,
-        quiet: false,
         beside_datagrams: false,
+        has_return_queue: false,
+        moved: 1 << 20,
+        moved_in: Duration::from_millis(100),
     };
     bandwidth.on_rtt_sample(pair.now, sample);
     let (window, received) = (bandwidth.size(), pair.server.window.received());

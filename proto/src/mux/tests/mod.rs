@@ -1,5 +1,5 @@
 //! Tests of the multiplexer's contract: two muxes without a network, one property per test. Longer
-//! simulations are in `bandwidth`, `credit_under_loss` and `simulation`.
+//! simulations are in `bandwidth`, `slow_paths`, `credit_under_loss` and `simulation`.
 
 mod bandwidth;
 mod credit;
@@ -16,6 +16,7 @@ mod protocol_violations;
 mod resume;
 mod resume_lists;
 mod simulation;
+mod slow_paths;
 mod slow_readers;
 mod streams;
 mod tcp_losses;

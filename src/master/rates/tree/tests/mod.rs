@@ -72,6 +72,22 @@ fn a_single_sender_gets_the_rate_of_its_key() {
 }
 
 #[test]
+fn first_ten_seconds_include_the_default_burst() {
+    for (rate, length) in [
+        (64 * KIB, 1_400),
+        (64 * KIB, 4 * KIB),
+        (1_000_000, 16_000),
+        (100_000_000, 65_000),
+        (1_000_000_000, 65_000),
+    ] {
+        let mut simulation = Simulation::new(&[(key(1), each_way(rate))]);
+        simulation.add(&subjects(1, 1), Down, Sender::bulk(length));
+        let sent = simulation.sent_in(10 * SECOND);
+        assert_rate(sent[0], rate, 10);
+    }
+}
+
+#[test]
 fn message_of_a_second_is_a_debt_and_the_rate_stays_exact() {
     let mut simulation = Simulation::new(&[(key(1), each_way(64 * KIB))]);
     simulation.add(&subjects(1, 1), Up, Sender::bulk(64 * KIB));
