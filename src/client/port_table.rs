@@ -82,7 +82,7 @@ impl PortTable {
     pub(super) fn link_retiring(&self, outbox: &Arc<Outbox>) {
         let mut table = self.lock();
         table.links.retain(|known| !known.is(outbox));
-        let mut ports = table.ports.iter();
+        let ports = table.ports.iter();
         ports.for_each(|port| port.on_link_retiring(outbox));
     }
 

@@ -54,7 +54,6 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, RwLock, atomic::AtomicU64},
-    time::Duration,
 };
 
 use tokio::{sync::Semaphore, task::JoinSet};

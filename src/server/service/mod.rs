@@ -277,13 +277,13 @@ async fn serve_streams(context: &Arc<ServiceContext>, tunnel: &Tunnel) -> u64 {
                     );
                 }
                 drop(context.streams.spawn(
-                    serve_stream(Arc::clone(context), stream, details, permit).instrument(span),
+                    serve_stream(Arc::clone(&context), stream, details, permit).instrument(span),
                 ));
             }
             Ok(Purpose::Measure(request)) => {
                 drop(
                     context.streams.spawn(
-                        measure(Arc::clone(context), stream, request, permit).instrument(span),
+                        measure(Arc::clone(&context), stream, request, permit).instrument(span),
                     ),
                 );
             }

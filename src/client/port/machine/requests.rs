@@ -31,7 +31,7 @@ pub(super) struct InFlight {
 #[derive(Debug)]
 pub(super) struct PendingNew {
     /// The last request that was sent.
-    request: RequestNumber,
+    pub(super) request: RequestNumber,
     pub(super) link: LinkId,
     backoff: RetryBackoff,
     /// When to send the next one. Set while none is in flight.
