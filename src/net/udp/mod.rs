@@ -149,7 +149,9 @@ impl DatagramSocket {
     /// Nothing is lost when the future is dropped.
     pub async fn recv(&self, datagrams: &mut Vec<ReceivedDatagram>) -> io::Result<()> {
         let receive = || receive::receive(&self.state, &self.io, datagrams);
-        self.io.async_io(Interest::READABLE, receive).await
+        // An ICMP error alone does not make a socket readable on Linux.
+        let interest = Interest::READABLE.add(Interest::ERROR);
+        self.io.async_io(interest, receive).await
     }
 
     /// Sends datagrams to `address`, from `local_ip` if the socket has no address itself. An error
