@@ -96,7 +96,11 @@ fn details_that_no_application_reads_are_bounded_and_take_memory() {
     for flow in 0..2 * MOST as u64 {
         open(&mut pair, flow);
     }
-    assert_eq!(drain(&mut pair.server).len(), MOST, "the others are refused");
+    assert_eq!(
+        drain(&mut pair.server).len(),
+        MOST,
+        "the others are refused"
+    );
     let ends = opens_and_ends(&all_frames(&mut pair.server, pair.now)).1;
     assert_eq!(ends.len(), MOST);
     assert!(ends.iter().all(|(_, code)| *code == ResetCode::Limit));
