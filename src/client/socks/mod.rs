@@ -87,6 +87,8 @@ pub(super) struct SocksProxy {
     credentials: Option<ProxyCredentials>,
     /// Logs refusals, throttled.
     log: ThrottledLog,
+    /// Logs destinations without a connection, throttled: an application may try many.
+    failure_log: ThrottledLog,
 }
 
 impl SocksProxy {
@@ -95,6 +97,7 @@ impl SocksProxy {
         SocksProxy {
             credentials: user.map(ProxyCredentials::new),
             log: ThrottledLog::default(),
+            failure_log: ThrottledLog::default(),
         }
     }
 }
@@ -151,7 +154,7 @@ pub(super) async fn serve(
         () = context.stop.cancelled() => return,
     };
     match requested {
-        Ok(request) => connect(context, socket, peer, request).await,
+        Ok(request) => connect(context, proxy, socket, peer, request).await,
         Err(error) => {
             count_refusal(context, error.reason());
             match &error {
@@ -218,6 +221,7 @@ impl ProxyRequest {
 /// Connects an application to its destination.
 async fn connect(
     context: &ListenerContext,
+    proxy: &SocksProxy,
     socket: LocalStream,
     peer: LocalPeer,
     request: ProxyRequest,
@@ -261,13 +265,27 @@ async fn connect(
                 tunnel = next;
             }
             Err(error) => {
-                let failure = ConnectFailure::of(&error);
-                count_refusal(context, failure.reason());
-                info!(%peer, reason = failure.reason(), "no connection to the destination: {error}");
+                let failure = report_failure(context, proxy, peer, &error);
                 return refuse(context, socket, &request, failure).await;
             }
         }
     }
+}
+
+/// Counts and logs that there is no connection. Returns why.
+fn report_failure(
+    context: &ListenerContext,
+    proxy: &SocksProxy,
+    peer: LocalPeer,
+    error: &ConfirmationError,
+) -> ConnectFailure {
+    let failure = ConnectFailure::of(error);
+    let reason = failure.reason();
+    count_refusal(context, reason);
+    proxy
+        .failure_log
+        .log(|times| info!(times, %peer, reason, "no connection to the destination: {error}"));
+    failure
 }
 
 /// Opens a stream to a destination.
