@@ -26,6 +26,8 @@
 //! | [`throttle`] | limits guesses of a secret, for each address |
 //! | `store` | the database of a master: records, changes, usage (feature `store`) |
 //! | [`policy`] | accounts, keys and their limits: records, validation, decisions |
+//! | [`reload`] | reads the configuration again while a role runs: requests, the control socket, watched files |
+//! | [`grace`] | the grace period, which a reload may change |
 //! | [`successor`] | starts the executable again, and passes listeners to the new process |
 //! | [`systemd`] | reports the state of the process to systemd |
 //! | [`random`], [`text`], [`quantity`], [`suspend`], [`tcp_table`] | the system's random numbers; text files; sizes and rates with a unit; time in suspend; the kernel's table of TCP connections |
@@ -45,6 +47,7 @@ pub mod client;
 pub mod config;
 pub mod diagnosis;
 pub mod doctor;
+pub mod grace;
 pub mod link;
 pub mod master;
 pub mod metrics;
@@ -52,6 +55,7 @@ pub mod net;
 pub mod policy;
 pub mod quantity;
 pub mod random;
+pub mod reload;
 pub mod server;
 #[cfg(feature = "store")]
 pub mod store;

@@ -2,7 +2,7 @@
 //!
 //! | command | file |
 //! |---|---|
-//! | `report [--config FILE]` | `run`, with `roles` (builds a role from a configuration), `signals` and `restart` (SIGUSR2) |
+//! | `report [--config FILE]` | `run`, with `roles` and `port_builder` (build a role from a configuration), `signals` and `restart` (SIGUSR2); `reloads`, with `live_role`, `role_handle` and `admin_switch` (change the role while it runs) |
 //! | `report bench` | `bench`, with `bench_report` (the results as text and JSON) |
 //! | `report check` | `check`, with `config_text` (the description of a configuration) |
 //! | `report completions` | `completions` |
@@ -12,6 +12,7 @@
 //! | `report invite` | `invite` |
 //! | `report keygen` | `keygen` |
 //! | `report man` | `man` |
+//! | `report reload`, `report master restart` | `control` |
 //! | `report quickstart` | `quickstart`, with `configurations` (the three files) and `page` (the built-in web page) |
 //! | `report account`, `credential`, `key`, `relay`, `token`, `usage`, `links`, `tunnels`, `status` | `administration` (feature `store`) |
 //!
@@ -19,6 +20,7 @@
 //! second signal ended the process at once. `report bench`, `report connect` and `report doctor` end
 //! on the first signal.
 
+mod admin_switch;
 #[cfg(feature = "store")]
 mod administration;
 mod bench;
@@ -29,6 +31,7 @@ mod config_text;
 mod configurations;
 mod connect;
 mod connect_request;
+mod control;
 mod doctor;
 mod doctor_subject;
 mod doctor_text;
@@ -37,13 +40,17 @@ mod field_options;
 mod forward;
 mod invite;
 mod keygen;
+mod live_role;
 mod man;
 mod page;
+mod port_builder;
 mod port_choice;
 mod port_text;
 mod progress;
 mod quickstart;
+mod reloads;
 mod restart;
+mod role_handle;
 mod roles;
 mod run;
 mod signals;
@@ -105,8 +112,16 @@ enum Command {
     Keygen(keygen::KeygenArguments),
     /// Print the man page, or write those of all commands
     Man(man::ManArguments),
+    /// Control a running master
+    #[command(subcommand)]
+    Master(control::MasterCommand),
     /// Run master, server and client on this machine
     Quickstart(quickstart::QuickstartArguments),
+    /// Reload the configuration of a running role
+    ///
+    /// The role checks the new file as a whole. If it is wrong, the former configuration stays in
+    /// force. Connections of ports without a change notice nothing.
+    Reload(ConfigFile),
     #[cfg(feature = "store")]
     #[command(flatten)]
     Records(Box<administration::RecordCommand>),
@@ -146,7 +161,9 @@ pub fn main() -> ExitCode {
         Some(Command::Invite(arguments)) => invite::invite(&arguments),
         Some(Command::Keygen(arguments)) => keygen::keygen(&arguments),
         Some(Command::Man(arguments)) => man::man(&arguments),
+        Some(Command::Master(command)) => control::master(&command),
         Some(Command::Quickstart(arguments)) => quickstart::quickstart(arguments),
+        Some(Command::Reload(file)) => control::reload(&file.config),
         #[cfg(feature = "store")]
         Some(Command::Records(command)) => administration::records(*command),
         #[cfg(feature = "store")]

@@ -20,10 +20,12 @@ use super::{
     page::{self, Page},
     roles::PreparedRole,
     run::run_with_signals,
+    signals::Signals,
     threads,
 };
 use crate::{
     config::{HostPort, HostPortError},
+    grace::Grace,
     telemetry::{self, LogFormat},
 };
 
@@ -63,7 +65,8 @@ pub(super) fn quickstart(arguments: QuickstartArguments) -> anyhow::Result<ExitC
     // The page and the three roles drain one after the other.
     run_with_signals(
         threads::combined_runtime()?,
-        GRACE_PERIOD.saturating_mul(4),
+        &Grace::from(GRACE_PERIOD.saturating_mul(4)),
+        Signals::install,
         async |cancel| serve(arguments, cancel).await,
     )
 }
@@ -92,7 +95,7 @@ async fn serve(arguments: QuickstartArguments, cancel: CancellationToken) -> any
     }
     for (name, ready) in roles {
         parts.start(name, |cancel| async move {
-            ready.run(cancel, GRACE_PERIOD).await;
+            ready.run(cancel, GRACE_PERIOD.into()).await;
             Ok(())
         });
     }

@@ -1,19 +1,23 @@
 //! Builds a running role from a configuration. This module derives all secrets, builds the uplink
 //! and the ports, and applies the limits of the process. Each role reads its own fields.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
-use anyhow::anyhow;
 use tokio_util::sync::CancellationToken;
 
-use super::threads;
+use super::{
+    port_builder::PortBuilder,
+    role_handle::{ClientControl, RoleHandle, ServerControl},
+    threads,
+};
 use crate::{
     admin::AdminService,
-    client::{Client, ClientParameters, ClientPort, PortAddress},
+    client::{Client, ClientParameters},
     config::{
-        ByteSize, ClientConfig, Config, CredentialKey, Destinations, LinkConfig, LocalAddress,
-        MasterChoice, MasterConfig, PortConfig, RoleConfig, ServerConfig, ServerLimitsConfig,
+        ByteSize, ClientConfig, Config, CredentialKey, LinkConfig, MasterChoice, MasterConfig,
+        PortConfig, RoleConfig, ServerConfig, ServerLimitsConfig,
     },
+    grace::Grace,
     link::{KeepAliveTiming, authenticate::LinkSecret},
     master::{Fallback, Master, MasterHandle, MasterParameters, resolve_listen_host},
     metrics::ObservedRole,
@@ -24,7 +28,7 @@ use crate::{
         tls::TlsError,
     },
     random,
-    server::{self, AllowList, QuotaLimits, ServerParameters, ServerPort, Service, ServiceTargets},
+    server::{self, QuotaLimits, ServerParameters},
     supervisor::{DialStrategy, MoveRequests, Uplink},
     tunnel::{MemoryBudget, PortParameters, ProcessShared, WindowSize},
 };
@@ -48,9 +52,9 @@ pub(super) enum PreparedRole {
     /// A master.
     Master(Box<Master>),
     /// A server.
-    Server(Box<ServerParameters>),
+    Server(Box<ServerParameters>, PortBuilder),
     /// A client.
-    Client(Box<Client>),
+    Client(Box<Client>, PortBuilder),
 }
 
 impl PreparedRole {
@@ -65,8 +69,14 @@ impl PreparedRole {
         congestion_control::warn_if_unavailable(config.role.congestion_control());
         Ok(match &config.role {
             RoleConfig::Master(config) => PreparedRole::Master(Box::new(master(config).await?)),
-            RoleConfig::Server(config) => PreparedRole::Server(Box::new(server(config)?)),
-            RoleConfig::Client(config) => PreparedRole::Client(Box::new(client(config).await?)),
+            RoleConfig::Server(config) => {
+                let (parameters, builder) = server(config)?;
+                PreparedRole::Server(Box::new(parameters), builder)
+            }
+            RoleConfig::Client(config) => {
+                let (client, builder) = client(config).await?;
+                PreparedRole::Client(Box::new(client), builder)
+            }
         })
     }
 
@@ -75,8 +85,8 @@ impl PreparedRole {
     pub(super) fn local_addresses(&self) -> Vec<SocketAddr> {
         match self {
             PreparedRole::Master(master) => master.local_addresses(),
-            PreparedRole::Server(_) => Vec::new(),
-            PreparedRole::Client(client) => client.local_addresses(),
+            PreparedRole::Server(..) => Vec::new(),
+            PreparedRole::Client(client, _) => client.local_addresses(),
         }
     }
 
@@ -85,8 +95,8 @@ impl PreparedRole {
     pub(super) fn name(&self) -> &'static str {
         match self {
             PreparedRole::Master(_) => "master",
-            PreparedRole::Server(_) => "server",
-            PreparedRole::Client(_) => "client",
+            PreparedRole::Server(..) => "server",
+            PreparedRole::Client(..) => "client",
         }
     }
 
@@ -95,7 +105,21 @@ impl PreparedRole {
     pub(super) fn master_handle(&self) -> Option<MasterHandle> {
         match self {
             PreparedRole::Master(master) => Some(master.handle()),
-            PreparedRole::Server(_) | PreparedRole::Client(_) => None,
+            PreparedRole::Server(..) | PreparedRole::Client(..) => None,
+        }
+    }
+
+    /// The handle that changes the role while it runs.
+    #[must_use]
+    pub(super) fn handle(&self) -> RoleHandle {
+        match self {
+            PreparedRole::Master(master) => RoleHandle::Master(master.handle()),
+            PreparedRole::Server(parameters, builder) => {
+                RoleHandle::Server(ServerControl::new(parameters, builder))
+            }
+            PreparedRole::Client(client, builder) => {
+                RoleHandle::Client(ClientControl::new(client, builder))
+            }
         }
     }
 
@@ -115,8 +139,8 @@ impl PreparedRole {
     fn observed(&self) -> Arc<dyn ObservedRole> {
         match self {
             PreparedRole::Master(master) => master.observed(),
-            PreparedRole::Server(parameters) => Arc::new(parameters.observer.clone()),
-            PreparedRole::Client(client) => Arc::new(client.observer()),
+            PreparedRole::Server(parameters, _) => Arc::new(parameters.observer.clone()),
+            PreparedRole::Client(client, _) => Arc::new(client.observer()),
         }
     }
 
@@ -124,11 +148,11 @@ impl PreparedRole {
     ///
     /// # Cancel safety
     /// Dropping the future closes all connections at once.
-    pub(super) async fn run(self, cancel: CancellationToken, grace: Duration) {
+    pub(super) async fn run(self, cancel: CancellationToken, grace: Grace) {
         match self {
             PreparedRole::Master(master) => master.run(cancel, grace).await,
-            PreparedRole::Server(parameters) => server::run(*parameters, cancel, grace).await,
-            PreparedRole::Client(client) => client.run(cancel, grace).await,
+            PreparedRole::Server(parameters, _) => server::run(*parameters, cancel, grace).await,
+            PreparedRole::Client(client, _) => client.run(cancel, grace).await,
         }
     }
 }
@@ -161,40 +185,27 @@ fn open_files_limit() -> Option<usize> {
 /// most a quarter of the limit is reserved.
 const RESERVED_FILES: usize = 64;
 
-fn server(config: &ServerConfig) -> anyhow::Result<ServerParameters> {
-    let process_shared = process_shared(*config.limits.memory);
-    let server_port = |port: &PortConfig| ServerPort {
-        port: port_parameters(port, &config.link, &process_shared),
-        service: service(port),
-        proxy_protocol: port.proxy_protocol.is_some(),
-    };
-    let ports = config.enabled_ports().map(server_port).collect();
-    let uplink = uplink(&config.link, Role::Server, server_secret(config))?;
-    let mut parameters = ServerParameters::new(config, uplink, ports);
+fn server(config: &ServerConfig) -> anyhow::Result<(ServerParameters, PortBuilder)> {
+    let mut builder = PortBuilder::new(*config.limits.memory);
+    let ports = config.enabled_ports();
+    let ports = ports
+        .map(|port| builder.server_port(port, config))
+        .collect();
+    let mut parameters = ServerParameters::new(config, server_uplink(config)?, ports);
+    parameters.limits = server_limits(config);
+    Ok((parameters, builder))
+}
+
+/// Builds the uplink of a server to its masters.
+pub(super) fn server_uplink(config: &ServerConfig) -> anyhow::Result<Uplink> {
+    Ok(uplink(&config.link, Role::Server, server_secret(config))?)
+}
+
+/// Returns the limits of a server, within the limit of open files.
+pub(super) fn server_limits(config: &ServerConfig) -> QuotaLimits {
     // Few servers need the default number of streams, so only explicit limits are worth a warning.
     let are_explicit = config.limits != ServerLimitsConfig::default();
-    parameters.limits = streams_within_open_files(parameters.limits, are_explicit);
-    Ok(parameters)
-}
-
-/// Returns where the streams and flows of a server's port go.
-fn service(port: &PortConfig) -> Service {
-    match port.destinations() {
-        Destinations::Address(address) => ServiceTargets::at(address).into(),
-        Destinations::Targets(targets) => {
-            let choice = port.target_choice;
-            let health_check = port.health_check.clone();
-            ServiceTargets::any_of(targets.to_vec(), choice, health_check).into()
-        }
-        Destinations::Allowed(rules) => Service::Destinations(AllowList::new(rules.to_vec())),
-    }
-}
-
-/// Returns where a client's port listens.
-fn listen_address(port: &PortConfig) -> anyhow::Result<LocalAddress> {
-    // A valid configuration has one.
-    let address = port.local_address.clone();
-    address.ok_or_else(|| anyhow!("port \"{}\" has no `local_address`", port.mark))
+    streams_within_open_files(QuotaLimits::new(&config.limits), are_explicit)
 }
 
 /// The shared state of all tunnels of the process, with a budget of `memory`.
@@ -229,23 +240,11 @@ fn streams_within_open_files(limits: QuotaLimits, are_explicit: bool) -> QuotaLi
     }
 }
 
-async fn client(config: &ClientConfig) -> anyhow::Result<Client> {
-    let process_shared = process_shared(*config.limits.memory);
-    let client_port = |port: &PortConfig| {
-        anyhow::Ok(ClientPort {
-            port: port_parameters(port, &config.link, &process_shared),
-            local_address: PortAddress {
-                address: listen_address(port)?,
-                socket_mode: port.socket_mode,
-                socket_owner: port.socket_owner.clone(),
-            },
-            socks_user: port.socks_user.clone(),
-        })
-    };
-    let ports = config.enabled_ports().map(client_port);
-    let ports = ports.collect::<anyhow::Result<Vec<_>>>()?;
+async fn client(config: &ClientConfig) -> anyhow::Result<(Client, PortBuilder)> {
+    let mut builder = PortBuilder::new(*config.limits.memory);
+    let ports = builder.client_ports(config)?;
     let parameters = ClientParameters::new(config, client_uplink(config)?, ports);
-    Ok(Client::bind(parameters).await?)
+    Ok((Client::bind(parameters).await?, builder))
 }
 
 /// Builds the uplink of a client to its masters.
@@ -306,9 +305,21 @@ pub(super) fn uplink(
     })
 }
 
+/// Derives the parameters of a port, with new counters.
 pub(super) fn port_parameters(
     config: &PortConfig,
     link: &LinkConfig,
+    process_shared: &ProcessShared,
+) -> PortParameters {
+    let keys = PortKeys::derive(config.port_key.expose());
+    port_parameters_with(config, link, keys, process_shared)
+}
+
+/// Returns the parameters of a port with these keys, with new counters.
+pub(super) fn port_parameters_with(
+    config: &PortConfig,
+    link: &LinkConfig,
+    keys: PortKeys,
     process_shared: &ProcessShared,
 ) -> PortParameters {
     let windows = config.windows(&link.windows);
@@ -318,7 +329,7 @@ pub(super) fn port_parameters(
     };
     PortParameters {
         mark: config.mark.as_str().into(),
-        keys: PortKeys::derive(config.port_key.expose()),
+        keys,
         encrypt: config.encrypt_method,
         compress: config.compress_method,
         protocol: config.protocol,

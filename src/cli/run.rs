@@ -1,6 +1,6 @@
 //! `report`: runs a role from its configuration file until it ends.
 
-use std::{future::pending, path::Path, process::ExitCode, time::Duration};
+use std::{future::pending, io, path::Path, process::ExitCode};
 
 use anyhow::Context;
 use tokio::runtime::Runtime;
@@ -8,38 +8,43 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     InvalidArguments,
+    admin_switch::{AdminServer, admin_switch},
     field_options::{ConfigFields, OptionNames},
+    live_role::LiveRole,
+    reloads::Reloads,
     restart::restart_on_signal,
     roles::PreparedRole,
-    signals::{Signals, run_until_drained, watch_for_panics},
+    signals::{Hangups, Signals, run_until_drained, watch_for_panics},
     threads,
     warnings::warnings,
 };
 use crate::{
-    admin::{AdminListener, AdminService},
+    admin::AdminListener,
     config::{self, LoadedConfig, RoleConfig, Warning},
-    master::MasterHandle,
+    grace::Grace,
     net::passed_sockets,
     successor,
     systemd::Notifier,
     telemetry,
 };
 
-/// Runs the role of the file until a signal ends it.
+/// Runs the role of the file until a signal ends it. Reloads the file on request.
 ///
 /// # Errors
 /// Fails when the file is invalid, or the role cannot run.
 pub(super) fn run(file: &Path) -> anyhow::Result<ExitCode> {
     // Before the process has other threads.
     passed_sockets::receive();
-    run_loaded(&config::load(file)?, Warning::to_string)
+    run_loaded(Some(file), &config::load(file)?, Warning::to_string)
 }
 
-/// Runs the role of a configuration until a signal ends it. `describe` returns the text of a warning.
+/// Runs the role of a configuration until a signal ends it. `file` is the file to reload, if there is
+/// one. `describe` returns the text of a warning.
 ///
 /// # Errors
 /// Fails when the role cannot run.
-pub(super) fn run_loaded(
+fn run_loaded(
+    file: Option<&Path>,
     loaded: &LoadedConfig,
     describe: impl Fn(&Warning) -> String,
 ) -> anyhow::Result<ExitCode> {
@@ -49,12 +54,19 @@ pub(super) fn run_loaded(
     for warning in warnings(loaded) {
         tracing::warn!("{}", describe(&warning));
     }
-    let grace_period = *loaded.config.common.grace_period;
+    let grace = Grace::from(*loaded.config.common.grace_period);
     let runtime = match loaded.config.role {
         RoleConfig::Master(_) => threads::master_runtime()?,
         RoleConfig::Server(_) | RoleConfig::Client(_) => threads::role_runtime()?,
     };
-    run_with_signals(runtime, grace_period, async |cancel| {
+    let install = if file.is_some() {
+        Signals::install_without_hangup
+    } else {
+        Signals::install
+    };
+    run_with_signals(runtime, &grace, install, async |cancel| {
+        let hangups = file.map(|_| Hangups::install()).transpose();
+        let hangups = hangups.context("cannot receive signals")?;
         let ready = PreparedRole::prepare(&loaded.config).await?;
         // Last, as it replaces the unix socket of an earlier process, which continues if this one fails.
         let admin = loaded.config.common.admin.as_ref();
@@ -67,64 +79,58 @@ pub(super) fn run_loaded(
             "started"
         );
         passed_sockets::warn_unused(&listens_at);
-        let mut served = None;
-        if let Some(admin) = admin {
-            let service = ready.admin_service();
+        let service = ready.admin_service();
+        if let Some(admin) = &admin {
             admin.check(&service).await?;
-            served = Some((admin, service));
         }
-        run_until_ended(ready, served, &cancel, grace_period).await
+        let master = ready.master_handle();
+        let (switch, server) = admin_switch(service, master.as_ref(), admin);
+        let live = LiveRole {
+            handle: ready.handle(),
+            admin: switch,
+            grace: grace.clone(),
+            cancel: cancel.clone(),
+        };
+        let reloads = file
+            .zip(hangups)
+            .map(|(file, hangups)| Reloads::new(file, loaded, live, hangups));
+        run_until_ended(ready, server, reloads, &cancel, grace.clone()).await
     })
 }
 
-/// Runs a role with its admin address. Reports to systemd, and to an earlier process that hands over
-/// to this one.
+/// Runs a role with its admin address and its reloads. Reports to systemd, and to an earlier process
+/// that hands over to this one.
 ///
 /// # Errors
 /// Fails when that process has ended.
 async fn run_until_ended(
     ready: PreparedRole,
-    served: Option<(AdminListener, AdminService)>,
+    admin: AdminServer,
+    reloads: Option<Reloads>,
     cancel: &CancellationToken,
-    grace_period: Duration,
+    grace: Grace,
 ) -> anyhow::Result<()> {
     let (master, role) = (ready.master_handle(), ready.name());
-    if let (Some(master), Some((admin, _))) = (&master, &served) {
-        // Without the listener, a new process cannot bind the address, and says so.
-        master.set_admin_listener(admin.passed().unwrap_or_default());
-    }
     successor::report_ready()
         .context("the process that has started this one ended before this one took over")?;
     let notifier = Notifier::new();
     let restarts = restart_on_signal(master.as_ref(), &notifier);
     notifier.ready(role);
-    // The admin address also answers during the drain.
-    tokio::select! {
-        () = ready.run(cancel.clone(), grace_period) => {}
-        () = serve_admin(served, master.as_ref()) => {}
-        () = notifier.supervise(cancel) => {}
-        () = restarts => {}
-    }
-    Ok(())
-}
-
-/// Serves the admin address, if there is one, until a new process has taken over from `master`. Never
-/// returns.
-async fn serve_admin(served: Option<(AdminListener, AdminService)>, master: Option<&MasterHandle>) {
-    let Some((admin, service)) = served else {
-        return pending().await;
-    };
-    let retired = async {
-        match master {
-            Some(master) => master.retired().await,
+    let reloading = async {
+        match reloads {
+            Some(reloads) => reloads.run(role, master.as_ref(), &notifier).await,
             None => pending().await,
         }
     };
+    // The admin address also answers during the drain.
     tokio::select! {
-        () = admin.serve(service) => {}
-        () = retired => {}
+        () = ready.run(cancel.clone(), grace) => {}
+        () = admin.serve() => {}
+        () = notifier.supervise(cancel) => {}
+        () = restarts => {}
+        () = reloading => {}
     }
-    pending().await
+    Ok(())
 }
 
 /// Runs the role of a configuration without a file. `names` are its options.
@@ -137,7 +143,7 @@ pub(super) fn run_fields(fields: ConfigFields, names: &OptionNames) -> anyhow::R
     let loaded = fields
         .read(names, &|name| std::env::var_os(name))
         .map_err(InvalidArguments)?;
-    run_loaded(&loaded, |warning| names.warning(warning))
+    run_loaded(None, &loaded, |warning| names.warning(warning))
 }
 
 /// Raises the soft limit of open files to the hard limit. Each connection takes one or two
@@ -164,24 +170,26 @@ fn raise_open_files() {
     }
 }
 
-/// Runs `role` on this runtime. Signals cancel its token, see [`run_until_drained`].
+/// Runs `role` on this runtime. The signals that `install` receives cancel its token, see
+/// [`run_until_drained`].
 ///
 /// # Errors
 /// Returns the error of the role, or fails when it does not end in time.
 pub(super) fn run_with_signals(
     runtime: Runtime,
-    grace_period: Duration,
+    grace: &Grace,
+    install: impl FnOnce() -> io::Result<Signals>,
     role: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
 ) -> anyhow::Result<ExitCode> {
     let outcome = runtime.block_on(async {
-        let mut signals = Signals::install().context("cannot receive signals")?;
+        let mut signals = install().context("cannot receive signals")?;
         let cancel = CancellationToken::new();
         let panicked = watch_for_panics();
         run_until_drained(
             role(cancel.clone()),
             &cancel,
             &panicked,
-            grace_period,
+            grace,
             async || signals.next().await,
         )
         .await

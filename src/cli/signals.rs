@@ -1,5 +1,6 @@
 //! The signals of the process: SIGINT, SIGTERM and SIGHUP (Ctrl-C on Windows). The first signal
-//! starts the drain, the second ends the process at once.
+//! starts the drain, the second ends the process at once. A role with a configuration file reloads it
+//! at SIGHUP instead.
 //!
 //! ```text
 //! running ──first signal──► draining ──role ends──► done (0)
@@ -14,6 +15,8 @@ use std::{future::Future, io, pin::pin, process::ExitCode, time::Duration};
 use anyhow::bail;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+
+use crate::grace::Grace;
 
 /// The time beyond the grace period before a role is abandoned. Close handshakes on slow links take
 /// several seconds.
@@ -84,6 +87,16 @@ impl Signals {
         })
     }
 
+    /// Installs handlers for the signals that end a role with a configuration file: without SIGHUP.
+    ///
+    /// # Errors
+    /// Fails when the system refuses.
+    pub(super) fn install_without_hangup() -> io::Result<Self> {
+        let mut signals = Self::install()?;
+        signals.hangup = None;
+        Ok(signals)
+    }
+
     /// Waits for the next signal.
     ///
     /// # Cancel safety
@@ -115,6 +128,44 @@ fn hangup_is_ignored() -> bool {
         .is_some_and(|mask| mask & 1 != 0)
 }
 
+/// SIGHUP of a role with a configuration file.
+pub(super) struct Hangups(#[cfg(unix)] Option<tokio::signal::unix::Signal>);
+
+impl Hangups {
+    /// Installs the handler, so that the signal no longer ends the process. Under `nohup` it stays
+    /// ignored.
+    ///
+    /// # Errors
+    /// Fails when the system refuses.
+    #[cfg(unix)]
+    pub(super) fn install() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let is_received = !hangup_is_ignored();
+        let hangup = is_received.then(|| signal(SignalKind::hangup()));
+        hangup.transpose().map(Hangups)
+    }
+
+    /// Does nothing: this system has no such signal.
+    ///
+    /// # Errors
+    /// Never.
+    #[cfg(not(unix))]
+    pub(super) fn install() -> io::Result<Self> {
+        Ok(Hangups())
+    }
+
+    /// Waits for the next signal.
+    ///
+    /// # Cancel safety
+    /// This method is cancel safe.
+    pub(super) async fn next(&mut self) {
+        #[cfg(unix)]
+        recv_or_pending(self.0.as_mut()).await;
+        #[cfg(not(unix))]
+        std::future::pending::<()>().await;
+    }
+}
+
 /// The signals of this process.
 #[cfg(windows)]
 pub struct Signals(tokio::signal::windows::CtrlC);
@@ -127,6 +178,14 @@ impl Signals {
     /// Fails when the system refuses.
     pub fn install() -> io::Result<Self> {
         tokio::signal::windows::ctrl_c().map(Self)
+    }
+
+    /// Does the same as [`Signals::install`]: there is no SIGHUP.
+    ///
+    /// # Errors
+    /// Fails when the system refuses.
+    pub fn install_without_hangup() -> io::Result<Self> {
+        Self::install()
     }
 
     /// Waits for the next signal.
@@ -152,7 +211,7 @@ pub(super) async fn run_until_drained(
     role: impl Future<Output = anyhow::Result<()>>,
     cancel: &CancellationToken,
     panicked: &CancellationToken,
-    grace_period: Duration,
+    grace: &Grace,
     mut next_signal: impl AsyncFnMut() -> Signal,
 ) -> anyhow::Result<ExitCode> {
     let mut role = pin!(role);
@@ -162,10 +221,11 @@ pub(super) async fn run_until_drained(
         () = panicked.cancelled() => {
             // Close connections gracefully, then fail so that a supervisor restarts the process.
             cancel.cancel();
-            let _ = tokio::time::timeout(grace_period.min(PANIC_GRACE), role).await;
+            let _ = tokio::time::timeout(grace.get().min(PANIC_GRACE), role).await;
             bail!("a task panicked: this is a bug; the log says where");
         }
     };
+    let grace_period = grace.get();
     tracing::info!(signal = ?first, ?grace_period, "draining; a second signal ends at once");
     cancel.cancel();
     tokio::select! {
@@ -234,7 +294,7 @@ mod tests {
                 role,
                 &cancel,
                 &CancellationToken::new(),
-                Duration::from_secs(60),
+                &Grace::from(Duration::from_secs(60)),
                 next,
             )
             .await
@@ -282,7 +342,7 @@ mod tests {
             role,
             &cancel,
             &panicked,
-            Duration::from_secs(60),
+            &Grace::from(Duration::from_secs(60)),
             async || pending().await,
         ));
         assert!(

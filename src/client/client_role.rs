@@ -11,7 +11,10 @@ use std::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, info};
 
-use super::port::{PortLink, PortSupervisor};
+use super::{
+    port::{PortLink, PortSupervisor},
+    port_table::PortTable,
+};
 use crate::{
     link::{Handler, Outbox},
     supervisor::{LinkedRole, MoveRequests, RetirementCause, RoleLink},
@@ -28,7 +31,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The client as its links see it.
 pub(super) struct ClientRole {
-    ports: Vec<Arc<PortSupervisor>>,
+    ports: PortTable,
     move_requests: MoveRequests,
     /// How long to wait for a server at the next master.
     server_wait: Arc<Mutex<Duration>>,
@@ -43,7 +46,7 @@ pub(super) struct ClientRole {
 impl ClientRole {
     /// Creates a role without a link. Its tasks run on `tasks` and end when `stop` is cancelled.
     pub(super) fn new(
-        ports: Vec<Arc<PortSupervisor>>,
+        ports: PortTable,
         move_requests: MoveRequests,
         tasks: &TaskTracker,
         stop: &CancellationToken,
@@ -85,7 +88,7 @@ impl ClientRole {
                     return;
                 }
                 let mut server_wait = server_wait.lock().unwrap_or_else(PoisonError::into_inner);
-                if in_use.carries_a_tunnel(&ports) {
+                if in_use.carries_a_tunnel(&ports.all()) {
                     (without_server, *server_wait) = (Duration::ZERO, *SERVER_WAITS.start());
                     continue;
                 }
@@ -174,26 +177,21 @@ impl LinkedRole for ClientRole {
             0
         };
         let link = PortLink::new(&link.outbox, slot, &link.move_requests);
-        (
-            self.ports
-                .iter()
-                .flat_map(|port| port.on_new_link(&link))
-                .collect(),
-            ClientSession,
-        )
+        (self.ports.begin(&link), ClientSession)
     }
 
     fn joined(&self, link: &RoleLink, terms: &Terms) {
         let outbox = &link.outbox;
-        if self.ports.len() > terms.max_channels as usize && !link.is_additional {
+        let configured = self.ports.all().len();
+        if configured > terms.max_channels as usize && !link.is_additional {
             error!(
-                configured = self.ports.len(),
+                configured,
                 max_channels = terms.max_channels,
                 "more ports than the master accepts per link"
             );
         }
         self.in_use.add(outbox);
-        self.ports.iter().for_each(|port| port.on_link_up(outbox));
+        self.ports.link_up(outbox);
         if !link.is_additional {
             self.watch_for_server(outbox);
         }
@@ -201,10 +199,7 @@ impl LinkedRole for ClientRole {
 
     fn retiring(&self, link: &RoleLink, cause: RetirementCause) {
         self.in_use.remove(&link.outbox);
-        let outbox = &link.outbox;
-        self.ports
-            .iter()
-            .for_each(|port| port.on_link_retiring(outbox));
+        self.ports.link_retiring(&link.outbox);
         // The ports have already sent ATTACH on the new link, if there is one.
         if link.is_additional || cause == RetirementCause::Surplus {
             debug!(slot = %link.slot, ?cause, "tunnels leave the link");

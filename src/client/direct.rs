@@ -13,10 +13,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     client_role::{ClientRole, ClientSession},
     port::PortSupervisor,
+    port_table::PortTable,
 };
 use crate::{
+    grace::Grace,
     supervisor::{
-        Connector, LinkEvent, LinkSet, LinkedRole, RetirementCause, RoleLink, Uplink, drain::Drain,
+        Connector, LinkEvent, LinkPool, LinkSet, LinkedRole, RetirementCause, RoleLink, Uplink,
+        drain::Drain,
     },
     tunnel::{
         PortParameters, Tunnel,
@@ -115,8 +118,10 @@ where
     let drain = Drain::default();
     let max_lanes = link_set.count().max();
     let port = PortSupervisor::new(port, max_lanes, &drain.tasks, &drain.stop);
+    let table = PortTable::default();
+    table.add(&port);
     let role = ClientRole::new(
-        vec![Arc::clone(&port)],
+        table,
         link_set.uplink().move_requests.clone(),
         &drain.tasks,
         &drain.stop,
@@ -139,16 +144,11 @@ where
         let _done_guard = done_guard;
         waiter.run(work, cancel).await
     });
-    drain
-        .run(
-            vec![link_set],
-            Arc::new(observed),
-            &done,
-            Duration::ZERO,
-            || {},
-            async move { port.end().await },
-        )
-        .await;
+    let links = LinkPool::new(Arc::new(observed), &drain);
+    links.start(vec![link_set]);
+    let end_tunnel = async move { port.end().await };
+    let grace = Grace::from(Duration::ZERO);
+    drain.run(&links, &done, &grace, || {}, end_tunnel).await;
     outcome_of(working).await
 }
 

@@ -4,7 +4,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, debug_span, info, info_span, warn};
 
@@ -13,6 +13,7 @@ use super::{
     orphans::Orphans,
     port::PortSupervisor,
     socks::{self, SocksProxy},
+    udp::DatagramPort,
 };
 use crate::{
     net::{
@@ -32,7 +33,8 @@ use crate::{
 /// once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// The resources that the connections of a port use.
+/// The resources that the connections of a port use. A change of the configuration gives later
+/// connections another context.
 #[derive(Clone)]
 pub(super) struct ListenerContext {
     pub port: Arc<PortSupervisor>,
@@ -40,6 +42,8 @@ pub(super) struct ListenerContext {
     pub offset: u16,
     /// The proxy of a port whose applications name their destinations.
     pub proxy: Option<Arc<SocksProxy>>,
+    /// The datagrams of the port.
+    pub datagrams: Arc<DatagramPort>,
     pub hold_timeout: Duration,
     /// The order of the connections that wait for the tunnel.
     pub queue: HoldQueue,
@@ -50,25 +54,31 @@ pub(super) struct ListenerContext {
     pub stop: CancellationToken,
 }
 
-/// Accepts connections until `cancel` or `stop` is cancelled.
+/// Accepts connections at the address with the number `offset` until `cancel` or `stop` is cancelled.
+/// Each connection uses the context of its time.
 pub(super) async fn listen(
     listener: LocalListener,
-    context: ListenerContext,
+    offset: u16,
+    contexts: watch::Receiver<ListenerContext>,
     cancel: CancellationToken,
 ) {
-    let name = context.port.parameters.numbered_mark(context.offset);
+    let context = contexts.borrow().clone();
+    let name = context.port.parameters.numbered_mark(offset);
     let span = info_span!("port", port = %name);
     info!(parent: &span, address = %listener, "listening");
     context.port.on_listening();
+    let (stop, descriptor_log) = (context.stop, context.descriptor_log);
     loop {
         let accepted = tokio::select! {
             biased;
             () = cancel.cancelled() => return,
-            () = context.stop.cancelled() => return,
+            () = stop.cancelled() => return,
             accepted = accept(&listener) => accepted,
         };
         match accepted {
             Ok((socket, peer)) => {
+                let context = contexts.borrow().clone();
+                let context = ListenerContext { offset, ..context };
                 let is_held = context.port.tunnel().now_or_never().is_none();
                 // Join in the order of acceptance, before the task runs.
                 let (accepted, place) = (Instant::now(), context.queue.join());
@@ -82,16 +92,15 @@ pub(super) async fn listen(
                     peer,
                     waiting,
                 };
-                let serving = serve_connection(context.clone(), incoming);
-                context
-                    .streams
-                    .spawn(serving.instrument(debug_span!(parent: &span, "stream", %peer)));
+                let streams = context.streams.clone();
+                let serving = serve_connection(context, incoming);
+                streams.spawn(serving.instrument(debug_span!(parent: &span, "stream", %peer)));
             }
             Err(error) if is_single_connection_error(&error) => {
                 debug!(parent: &span, %error, "connection not accepted")
             }
             Err(error) => {
-                span.in_scope(|| context.descriptor_log.log_accept_error(&error));
+                span.in_scope(|| descriptor_log.log_accept_error(&error));
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -198,7 +207,6 @@ async fn serve_connection(context: ListenerContext, incoming: IncomingConnection
         Err(HoldError::GivenUp) => return report_given_up(&context, peer),
         Err(HoldError::HeldTooLong) => return report_held_too_long(&context, peer),
     };
-    let compress = context.port.parameters.compress;
     let mut turn = Some(turn);
     let mut connection = ReclaimedConnection {
         socket,
@@ -211,6 +219,7 @@ async fn serve_connection(context: ListenerContext, incoming: IncomingConnection
         let stream = tunnel.open(details);
         // The stream is open, so the order is kept: let the next connection enter.
         turn.take();
+        let compress = stream.compress();
         let spliced = tokio::select! {
             spliced = splice_or_reclaim(connection, stream, compress) => spliced,
             () = context.stop.cancelled() => return debug!("connection cut: the client is shutting down"),

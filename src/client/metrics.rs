@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{client_role::LinksInUse, port::PortSupervisor};
+use super::{client_role::LinksInUse, port_table::PortTable};
 use crate::{
     metrics::{MetricFamilies, RunningRole, Sample},
     tunnel::{self, PortParameters, Tunnel},
@@ -12,7 +12,7 @@ use crate::{
 
 /// The parts of a running client that are reported.
 pub(super) struct RunningClient {
-    pub(super) ports: Vec<Arc<PortSupervisor>>,
+    pub(super) ports: PortTable,
     pub(super) links: Arc<LinksInUse>,
     /// Cancelled when the client drains.
     pub(super) cancel: CancellationToken,
@@ -25,7 +25,9 @@ impl RunningRole for RunningClient {
         }
         let mut missing: Vec<String> = self
             .ports
+            .all()
             .iter()
+            .filter(|port| !port.is_retired())
             .filter_map(|port| missing_listeners(&port.parameters, port.missing_listeners()))
             .collect();
         if self.links.count() == 0 {
@@ -36,18 +38,18 @@ impl RunningRole for RunningClient {
 
     fn describe(&self, families: &mut MetricFamilies<'_>) -> fmt::Result {
         families.links_to_masters(self.links.count(), self.links.established())?;
-        families.configured_ports(self.ports.len())?;
-        let listening = self
-            .ports
-            .iter()
-            .filter(|port| port.missing_listeners() == 0);
+        // Those that are retired still have tunnels.
+        let all = self.ports.all();
+        let in_use: Vec<_> = all.iter().filter(|port| !port.is_retired()).collect();
+        families.configured_ports(in_use.len())?;
+        let listening = in_use.iter().filter(|port| port.missing_listeners() == 0);
         families.gauge_of_counts(
             "report_listening_ports",
             "Ports that have all of their listeners.",
             [Sample::of(listening.count())],
         )?;
-        let tunnels: Vec<Tunnel> = self.ports.iter().flat_map(|port| port.tunnels()).collect();
-        let ports: Vec<_> = self.ports.iter().map(|port| &port.parameters).collect();
+        let tunnels: Vec<Tunnel> = all.iter().flat_map(|port| port.tunnels()).collect();
+        let ports = distinct_counters(all.iter().map(|port| &port.parameters));
         // A client without ports has no tunnels. A configuration has at least one port.
         match ports.first() {
             Some(first) => {
@@ -56,6 +58,21 @@ impl RunningRole for RunningClient {
             None => Ok(()),
         }
     }
+}
+
+/// Returns the ports, without those that have the counters of another. A port whose parameters have
+/// changed keeps its counters.
+fn distinct_counters<'a>(
+    ports: impl Iterator<Item = &'a PortParameters>,
+) -> Vec<&'a PortParameters> {
+    let mut distinct: Vec<&PortParameters> = Vec::new();
+    for port in ports {
+        let mut others = distinct.iter();
+        if !others.any(|other| Arc::ptr_eq(&other.counters, &port.counters)) {
+            distinct.push(port);
+        }
+    }
+    distinct
 }
 
 /// Returns what is missing of a port without this many of its listeners.

@@ -1,11 +1,13 @@
 //! The client role: listens locally, keeps links to a master, attaches a tunnel for each port, and
 //! carries local connections into it.
 //!
-//! Listeners stay open until the client ends. A listener whose address is unavailable follows when
-//! the address is free. A connection that arrives while the port has no tunnel waits for
-//! `hold_timeout`, and is then reset. A datagram waits for `max_delay`, and is then dropped.
+//! Listeners stay open until the client ends, or a change of the configuration removes them. A
+//! listener whose address is unavailable follows when the address is free. A connection that arrives
+//! while the port has no tunnel waits for `hold_timeout`, and is then reset. A datagram waits for
+//! `max_delay`, and is then dropped.
 
 mod bind;
+mod bound_port;
 mod client_role;
 pub mod direct;
 mod hold_queue;
@@ -14,6 +16,8 @@ mod metrics;
 mod orphans;
 pub mod pipe;
 mod port;
+mod port_table;
+mod running_ports;
 mod socks;
 #[cfg(test)]
 mod tests;
@@ -24,20 +28,25 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-pub use self::bind::PortAddress;
 use self::{
-    bind::BoundListener, client_role::ClientRole, hold_queue::HoldQueue, metrics::RunningClient,
-    orphans::Orphans, port::PortSupervisor, socks::SocksProxy, udp::DatagramPort,
+    bind::BoundListener, bound_port::PortListener, client_role::ClientRole, metrics::RunningClient,
+    port_table::PortTable, running_ports::RunningPorts,
 };
+pub use self::{bind::PortAddress, bound_port::ListenError};
 use crate::{
     config::{ClientConfig, SocksUser},
+    grace::Grace,
     metrics::RoleObserver,
-    supervisor::{LinkSet, Uplink, drain::Drain},
-    tunnel::{PortParameters, ServiceProtocol},
+    supervisor::{
+        LinkPool, LinkSet, Uplink,
+        changes::{ChangeError, ChangeSender, Changes},
+        drain::Drain,
+    },
+    tunnel::PortParameters,
 };
 
 /// A port at which the client listens.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ClientPort {
     /// The parameters shared with the server.
     pub port: PortParameters,
@@ -65,8 +74,7 @@ impl ClientParameters {
     #[must_use]
     pub fn new(config: &ClientConfig, uplink: Uplink, ports: Vec<ClientPort>) -> Self {
         Self {
-            link_set: LinkSet::new(uplink, config.link.links.max())
-                .with_min(config.link.links.min()),
+            link_set: link_set(config, uplink),
             ports,
             hold_timeout: *config.hold_timeout,
             observer: RoleObserver::new("client"),
@@ -74,28 +82,35 @@ impl ClientParameters {
     }
 }
 
-/// The client cannot listen at a local address.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "port \"{mark}\": cannot listen at `local_address` {local_address}: {source}{remedy}{}",
-    other_addresses(.others)
-)]
-pub struct ListenError {
-    mark: String,
-    local_address: String,
-    source: std::io::Error,
-    remedy: &'static str,
-    /// How many other addresses of the port are unavailable too.
-    others: usize,
+/// A change of a running client.
+pub struct ClientChange {
+    /// All ports from now on. Those whose parameters are the same are not disturbed.
+    pub ports: Vec<ClientPort>,
+    /// How long a connection waits for a tunnel.
+    pub hold_timeout: Duration,
+    /// The links that replace the present ones, if they change.
+    pub link_set: Option<LinkSet>,
 }
 
-fn other_addresses(others: &usize) -> String {
-    match others {
-        0 => String::new(),
-        1 => "; 1 other port of its range is unavailable too".to_owned(),
-        others => format!("; {others} other ports of its range are unavailable too"),
+impl ClientChange {
+    /// Creates the change to a configuration. `uplink` is the derived form of its masters if they
+    /// change, and `ports` that of its ports.
+    #[must_use]
+    pub fn new(config: &ClientConfig, uplink: Option<Uplink>, ports: Vec<ClientPort>) -> Self {
+        Self {
+            ports,
+            hold_timeout: *config.hold_timeout,
+            link_set: uplink.map(|uplink| link_set(config, uplink)),
+        }
     }
 }
+
+fn link_set(config: &ClientConfig, uplink: Uplink) -> LinkSet {
+    LinkSet::new(uplink, config.link.links.max()).with_min(config.link.links.min())
+}
+
+/// Changes a running client.
+pub type ClientHandle = ChangeSender<ClientChange>;
 
 /// A client that listens for at least one of its ports.
 pub struct Client {
@@ -103,83 +118,13 @@ pub struct Client {
     ports: Vec<BoundPort>,
     hold_timeout: Duration,
     observer: RoleObserver,
+    changes: Changes<ClientChange>,
 }
 
 /// A port with its listeners.
 struct BoundPort {
-    port: PortParameters,
-    proxy: Option<Arc<SocksProxy>>,
+    port: ClientPort,
     listeners: Vec<PortListener>,
-}
-
-/// The listener of one address of a port, or its UDP socket.
-struct PortListener {
-    /// The number of the address in the range of the port.
-    offset: u16,
-    state: ListenerState,
-}
-
-enum ListenerState {
-    Bound(BoundListener),
-    /// The address is unavailable. The client retries it while it runs.
-    Pending(bind::BindAddress),
-}
-
-impl PortListener {
-    /// Listens at all addresses of a port. Also returns the error of the first one that is
-    /// unavailable.
-    async fn bind(
-        mark: &str,
-        addresses: Vec<bind::BindAddress>,
-    ) -> (Vec<Self>, Option<ListenError>) {
-        let (mut listeners, mut failed) = (Vec::<Self>::new(), None::<ListenError>);
-        for mut address in addresses {
-            if let Some(streams) = listeners.last().and_then(Self::bound) {
-                address.follow(streams);
-            }
-            let offset = address.offset;
-            let state = match address.listen().await {
-                Ok(listener) => ListenerState::Bound(listener),
-                Err(source) => {
-                    match &mut failed {
-                        Some(first) => first.others += 1,
-                        None => {
-                            failed = Some(ListenError {
-                                mark: mark.to_owned(),
-                                local_address: address.to_string(),
-                                remedy: address.remedy(&source),
-                                source,
-                                others: 0,
-                            });
-                        }
-                    }
-                    ListenerState::Pending(address)
-                }
-            };
-            listeners.push(PortListener { offset, state });
-        }
-        (listeners, failed)
-    }
-
-    /// Returns the listener once its address is available. Returns `None` if `cancel` is cancelled
-    /// before that.
-    async fn open(self, mark: &str, cancel: &CancellationToken) -> Option<BoundListener> {
-        match self.state {
-            ListenerState::Bound(listener) => Some(listener),
-            ListenerState::Pending(address) => {
-                cancel
-                    .run_until_cancelled(address.listen_with_retry(mark))
-                    .await
-            }
-        }
-    }
-
-    fn bound(&self) -> Option<&BoundListener> {
-        match &self.state {
-            ListenerState::Bound(listener) => Some(listener),
-            ListenerState::Pending(_) => None,
-        }
-    }
 }
 
 impl Client {
@@ -194,20 +139,10 @@ impl Client {
         let addresses = parameters.ports.iter().map(|port| &port.local_address);
         let all = bind::BindAddresses::resolve(addresses).await;
         let (mut ports, mut failed) = (Vec::new(), Vec::new());
-        for ClientPort {
-            port,
-            local_address,
-            socks_user,
-        } in parameters.ports
-        {
-            let addresses = all.of(&local_address, port.protocol);
-            let (listeners, error) = PortListener::bind(&port.mark, addresses).await;
-            let is_proxy = port.protocol == ServiceProtocol::Socks5;
-            ports.push(BoundPort {
-                port,
-                proxy: is_proxy.then(|| Arc::new(SocksProxy::new(socks_user.as_ref()))),
-                listeners,
-            });
+        for port in parameters.ports {
+            let addresses = all.of(&port.local_address, port.port.protocol);
+            let (listeners, error) = PortListener::bind(&port.port.mark, addresses).await;
+            ports.push(BoundPort { port, listeners });
             failed.extend(error);
         }
         let mut all_listeners = ports.iter().flat_map(|port| &port.listeners);
@@ -224,6 +159,7 @@ impl Client {
             ports,
             hold_timeout: parameters.hold_timeout,
             observer: parameters.observer,
+            changes: Changes::default(),
         })
     }
 
@@ -239,6 +175,18 @@ impl Client {
         addresses
     }
 
+    /// Returns how the client reaches its masters.
+    #[must_use]
+    pub fn uplink(&self) -> &Uplink {
+        self.link_set.uplink()
+    }
+
+    /// Returns a handle that changes the client while it runs.
+    #[must_use]
+    pub fn handle(&self) -> ClientHandle {
+        self.changes.sender()
+    }
+
     /// Returns what the admin address reports about the client.
     #[must_use]
     pub fn observer(&self) -> RoleObserver {
@@ -249,108 +197,78 @@ impl Client {
     ///
     /// # Cancel safety
     /// Dropping the future cuts the link. Tasks that were spawned end soon after.
-    pub async fn run(self, cancel: CancellationToken, grace: Duration) {
+    pub async fn run(self, cancel: CancellationToken, grace: impl Into<Grace>) {
         let Client {
             link_set,
             ports,
             hold_timeout,
             observer,
+            mut changes,
         } = self;
-        let drain = Drain::default();
+        let grace: Grace = grace.into();
+        let (drain, table) = (Drain::default(), PortTable::default());
         let max_lanes = link_set.count().max();
-        let supervisors = start_ports(ports, max_lanes, hold_timeout, &drain, &cancel);
+        let mut running = RunningPorts::new(&table, max_lanes, &drain, &cancel, &grace);
+        running.start(ports, hold_timeout);
         let role = ClientRole::new(
-            supervisors.clone(),
+            table.clone(),
             link_set.uplink().move_requests.clone(),
             &drain.tasks,
             &drain.stop,
         );
         observer.observe(RunningClient {
-            ports: supervisors.clone(),
+            ports: table.clone(),
             links: role.links_in_use(),
             cancel: cancel.clone(),
         });
+        let links = LinkPool::new(Arc::new(role), &drain);
+        links.start(vec![link_set]);
         let end_tunnels = async move {
-            futures_util::future::join_all(supervisors.iter().map(|port| port.end())).await;
+            let ports = table.all();
+            futures_util::future::join_all(ports.iter().map(|port| port.end())).await;
         };
         // The listeners react to `cancel` too.
-        drain
-            .run(
-                vec![link_set],
-                Arc::new(role),
-                &cancel,
-                grace,
-                || {},
-                end_tunnels,
-            )
-            .await;
+        tokio::select! {
+            () = drain.run(&links, &cancel, &grace, || {}, end_tunnels) => {}
+            () = apply_changes(&mut changes, &mut running, &links, &cancel) => {}
+        }
     }
 }
 
-/// Starts the supervisor and the listeners of each port. A tunnel may have up to `max_lanes` lanes at
-/// the server's request. The listeners accept connections until `cancel` is cancelled. Returns the
-/// supervisors.
-fn start_ports(
-    ports: Vec<BoundPort>,
-    max_lanes: usize,
-    hold_timeout: Duration,
-    drain: &Drain,
+/// Applies the changes of the configuration until the client ends. Never returns.
+async fn apply_changes(
+    changes: &mut Changes<ClientChange>,
+    running: &mut RunningPorts,
+    links: &LinkPool<ClientRole>,
     cancel: &CancellationToken,
-) -> Vec<Arc<PortSupervisor>> {
-    let (mut supervisors, orphans, descriptor_log) =
-        (Vec::new(), Arc::new(Orphans::default()), Arc::default());
-    for BoundPort {
-        port,
-        proxy,
-        listeners,
-    } in ports
-    {
-        let port = PortSupervisor::new(port, max_lanes, &drain.tasks, &drain.stop);
-        supervisors.push(Arc::clone(&port));
-        port.expect_listeners(listeners.len());
-        let datagrams = DatagramPort::new(Arc::clone(&port), &drain.tasks, &drain.stop);
-        // The connections to all addresses of the port enter one tunnel, so they wait in one queue.
-        let context = listener::ListenerContext {
-            port,
-            offset: 0,
-            proxy,
-            hold_timeout,
-            descriptor_log: Arc::clone(&descriptor_log),
-            queue: HoldQueue::default(),
-            orphans: Arc::clone(&orphans),
-            streams: drain.streams.clone(),
-            stop: drain.stop.clone(),
+) {
+    loop {
+        let (change, answer) = changes.next().await.into_parts();
+        let outcome = if cancel.is_cancelled() {
+            Err(ChangeError::Draining)
+        } else {
+            apply(change, running, links).await
         };
-        for listener in listeners {
-            let context = listener::ListenerContext {
-                offset: listener.offset,
-                ..context.clone()
-            };
-            let datagrams = Arc::clone(&datagrams);
-            drain
-                .tasks
-                .spawn(run_listener(listener, context, datagrams, cancel.clone()));
-        }
+        // The process may have stopped waiting.
+        let _ = answer.send(outcome);
     }
-    supervisors
 }
 
-/// Accepts connections or receives datagrams as soon as the address is available, until `cancel` is
-/// cancelled.
-async fn run_listener(
-    listener: PortListener,
-    context: listener::ListenerContext,
-    datagrams: Arc<DatagramPort>,
-    cancel: CancellationToken,
-) {
-    let name = context.port.parameters.numbered_mark(context.offset);
-    match listener.open(&name, &cancel).await {
-        Some(BoundListener::Streams(listener)) => {
-            listener::listen(listener, context, cancel).await;
-        }
-        Some(BoundListener::Datagrams(socket)) => {
-            udp::receive(socket, context.offset, datagrams, cancel).await;
-        }
-        None => {}
+async fn apply(
+    change: ClientChange,
+    running: &mut RunningPorts,
+    links: &LinkPool<ClientRole>,
+) -> Result<(), ChangeError> {
+    let ClientChange {
+        ports,
+        hold_timeout,
+        link_set,
+    } = change;
+    let max_lanes = link_set.as_ref().map(|link_set| link_set.count().max());
+    let applied = running.apply(ports, hold_timeout, max_lanes).await;
+    applied.map_err(|error| ChangeError::Impossible(error.into()))?;
+    if let Some(link_set) = link_set {
+        links.replace(vec![link_set]);
     }
+    Ok(())
 }

@@ -157,3 +157,46 @@ async fn dropping_a_client_releases_its_resources() {
         .await
         .unwrap();
 }
+
+/// Returns a change to one port that listens at this address.
+fn change_to(address: SocketAddr) -> ClientChange {
+    let local_address = HostPort {
+        host: address.ip().to_string(),
+        port: address.port(),
+    };
+    ClientChange {
+        ports: vec![ClientPort {
+            port: plain_port(),
+            local_address: local_address.into(),
+            socks_user: None,
+        }],
+        hold_timeout: DEADLINE,
+        link_set: None,
+    }
+}
+
+#[tokio::test]
+async fn a_change_moves_the_listener_unless_the_new_address_is_in_use() {
+    let (_listener, address) = master().await;
+    let (client, _) = client(address, DEADLINE).await;
+    let (handle, local) = (client.handle(), client.local_addresses()[0]);
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (in_use, new) = (taken.local_addr().unwrap(), free.local_addr().unwrap());
+    drop(free);
+    let cancel = CancellationToken::new();
+    let steps = async {
+        let error = handle.apply(change_to(in_use)).await.unwrap_err();
+        assert!(error.to_string().contains("cannot listen"), "{error}");
+        let waiting = TcpStream::connect(local).await.expect("still there");
+        handle.apply(change_to(new)).await.unwrap();
+        TcpStream::connect(new).await.expect("moved");
+        assert!(TcpStream::connect(local).await.is_err(), "closed");
+        drop(waiting);
+        cancel.cancel();
+    };
+    let both = async { tokio::join!(client.run(cancel.clone(), Duration::ZERO), steps) };
+    tokio::time::timeout(DEADLINE, both).await.unwrap();
+    let late = handle.apply(change_to(new)).await;
+    assert!(matches!(late, Err(ChangeError::Draining)));
+}

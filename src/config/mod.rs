@@ -20,6 +20,7 @@ mod bounded;
 mod commented_json;
 mod credential;
 mod dial_values;
+mod diff;
 mod document;
 mod error;
 mod format;
@@ -61,6 +62,7 @@ pub use address::{HostPort, HostPortError};
 pub use admin::{AdminAddress, AdminConfig};
 pub use bounded::{CountIn, DurationIn, DurationOrOff, SizeIn};
 pub use credential::CredentialKey;
+pub use diff::{ChangedPort, ConfigDiff};
 pub use error::{
     ConfigError, ConfigProblem, Fault, FieldPath, InvalidValue, PathSegment, Position, Warning,
 };
@@ -124,10 +126,15 @@ pub struct CommonConfig {
     #[serde(default, skip_serializing_if = "values::is_default")]
     #[schemars(extend("x-default" = "no admin address"))]
     pub admin: Option<AdminConfig>,
-    /// How long connections may take to end after SIGINT, SIGTERM or SIGHUP, and at a master how
-    /// long links may take to move elsewhere. A second signal ends the process at once.
+    /// How long connections may take to end after SIGINT or SIGTERM, or when a reload removes their
+    /// port, and at a master how long links may take to move elsewhere. A second signal ends the
+    /// process at once.
     #[serde(default, skip_serializing_if = "values::is_default")]
     pub grace_period: GracePeriod,
+    /// Whether the role [reloads its files](deployment.md#change-a-running-role) when one of them
+    /// changes, as after SIGHUP.
+    #[serde(default, skip_serializing_if = "values::is_default")]
+    pub watch: bool,
 }
 
 /// How long a drain may take before the remaining connections are closed. The default is below the
@@ -141,6 +148,7 @@ impl Default for CommonConfig {
             log_format: word::default(),
             admin: None,
             grace_period: GracePeriod::default(),
+            watch: false,
         }
     }
 }

@@ -54,7 +54,6 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, RwLock, atomic::AtomicU64},
-    time::Duration,
 };
 
 use tokio::{sync::Semaphore, task::JoinSet};
@@ -72,7 +71,7 @@ use self::{
     shared::MasterShared,
     threads::Threads,
 };
-use crate::{metrics::ObservedRole, throttle::LogLimit};
+use crate::{grace::Grace, metrics::ObservedRole, throttle::LogLimit};
 
 #[cfg(feature = "store")]
 use self::shared::StoreRecords;
@@ -197,7 +196,8 @@ impl Master {
     ///
     /// # Cancel safety
     /// Dropping the future aborts all links at once, without a notice.
-    pub async fn run(self, cancel: CancellationToken, grace: Duration) {
+    pub async fn run(self, cancel: CancellationToken, grace: impl Into<Grace>) {
+        let grace: Grace = grace.into();
         let Master { shared, listeners } = self;
         let _abort_on_drop = shared.aborting.clone().drop_guard();
         let _drain_on_drop = shared.draining.clone().drop_guard();
@@ -231,7 +231,7 @@ impl Master {
         // Close the listeners before GOAWAY: another master may bind the addresses now, and roles
         // that reconnect at once reach it.
         shared.listeners.closed().await;
-        drain::drain(&shared, grace).await;
+        drain::drain(&shared, grace.get()).await;
         ended.cancel();
         while writers.join_next().await.is_some() {}
     }

@@ -1,18 +1,16 @@
-//! The drain of a server: it withdraws its ports on all links.
+//! What a server offers on its links: its ports, which a change of the configuration replaces, or none
+//! during the drain.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::port::{ServerPort, ports_frames};
+use super::port::{OfferedPorts, PortMap, id_frames, ports_frames};
 use crate::link::Outbox;
 use report_proto::{frame::Frame, id::Id};
 
 /// Tracks whether the server is draining. A draining server does not offer its ports.
 #[derive(Clone)]
 pub(super) struct Draining {
-    ports: Arc<HashMap<Id, Arc<ServerPort>>>,
+    ports: OfferedPorts,
     state: Arc<Mutex<DrainState>>,
 }
 
@@ -20,11 +18,17 @@ pub(super) struct Draining {
 struct DrainState {
     started: bool,
     /// The outboxes of the links that have not ended.
-    outboxes: Vec<Arc<Outbox>>,
+    links: Vec<DrainedLink>,
+}
+
+struct DrainedLink {
+    outbox: Arc<Outbox>,
+    /// A newer link has taken over the registrations, or the ports were withdrawn.
+    is_retiring: bool,
 }
 
 impl Draining {
-    pub(super) fn new(ports: Arc<HashMap<Id, Arc<ServerPort>>>) -> Self {
+    pub(super) fn new(ports: OfferedPorts) -> Self {
         Draining {
             ports,
             state: Arc::default(),
@@ -33,27 +37,73 @@ impl Draining {
 
     /// Starts draining: from now on the server accepts no new tunnels and no new streams.
     pub(super) fn start(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         state.started = true;
-        let unregister = ports_frames(&self.ports, Frame::Unregister);
-        for outbox in &state.outboxes {
-            unregister.iter().for_each(|frame| outbox.control(frame));
+        let unregister = ports_frames(&self.ports.all(), Frame::Unregister);
+        for link in &state.links {
+            unregister
+                .iter()
+                .for_each(|frame| link.outbox.control(frame));
         }
     }
 
     /// Returns whether [`Draining::start`] was called.
     pub(super) fn has_started(&self) -> bool {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .started
+        self.state().started
     }
 
-    /// Adds the outbox of a new link. Returns whether the server is draining.
-    pub(super) fn linked(&self, outbox: &Arc<Outbox>) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.outboxes.retain(|outbox| outbox.ended().is_none());
-        state.outboxes.push(Arc::clone(outbox));
-        state.started
+    /// Adds the outbox of a new link. Returns the frames of its first flight, which register the
+    /// ports unless the server is draining.
+    pub(super) fn linked(&self, outbox: &Arc<Outbox>) -> Vec<Frame> {
+        let mut state = self.state();
+        state.links.retain(|link| link.outbox.ended().is_none());
+        state.links.push(DrainedLink {
+            outbox: Arc::clone(outbox),
+            is_retiring: false,
+        });
+        if state.started {
+            Vec::new()
+        } else {
+            // Under the lock, so that a change of the ports follows.
+            ports_frames(&self.ports.all(), Frame::Register)
+        }
+    }
+
+    /// Registers no further ports on a link.
+    pub(super) fn retiring(&self, outbox: &Arc<Outbox>) {
+        let mut state = self.state();
+        let links = state.links.iter_mut();
+        for link in links.filter(|link| Arc::ptr_eq(&link.outbox, outbox)) {
+            link.is_retiring = true;
+        }
+    }
+
+    /// Replaces the ports. Registers the new ones on all links, and withdraws those that are gone.
+    /// Returns the ids of the latter.
+    pub(super) fn replace_ports(&self, ports: PortMap) -> Vec<Id> {
+        let state = self.state();
+        let former = self.ports.replace(ports);
+        let present = self.ports.all();
+        let missing = |from: &PortMap, id: &&Id| !from.contains_key(*id);
+        let added = present.keys().filter(|id| missing(&former, id)).copied();
+        let removed: Vec<Id> = former
+            .keys()
+            .filter(|id| missing(&present, id))
+            .copied()
+            .collect();
+        if state.started {
+            return removed;
+        }
+        let register = id_frames(added, Frame::Register);
+        let unregister = id_frames(removed.iter().copied(), Frame::Unregister);
+        for link in state.links.iter().filter(|link| !link.is_retiring) {
+            let frames = register.iter().chain(&unregister);
+            frames.for_each(|frame| link.outbox.control(frame));
+        }
+        removed
+    }
+
+    fn state(&self) -> MutexGuard<'_, DrainState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -30,7 +30,7 @@ impl RunningRole for ServerRole {
             "Ports that are registered at a master.",
             [Sample::of(registrations.registered_ports())],
         )?;
-        describe_targets(families, offered)?;
+        describe_targets(families, &offered)?;
         let ports: Vec<_> = offered.values().map(|port| &port.port).collect();
         // A server without ports has no tunnels. A configuration has at least one port.
         match ports.first() {

@@ -57,14 +57,14 @@ impl QuotaLimits {
 /// Counts the open streams.
 #[derive(Debug)]
 pub(super) struct Quotas {
-    limits: QuotaLimits,
-    /// Streams that each port finds free, whatever the other ports use.
-    reserve: usize,
     open: Mutex<Open>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Open {
+    limits: QuotaLimits,
+    /// Streams that each port finds free, whatever the other ports use.
+    reserve: usize,
     total: usize,
     ports: HashMap<Id, PortStreams>,
 }
@@ -103,16 +103,27 @@ impl QuotaError {
 impl Quotas {
     /// Creates the quotas of this many ports, with no open streams.
     pub(super) fn new(limits: QuotaLimits, ports: usize) -> Arc<Self> {
-        Arc::new(Quotas {
+        let open = Open {
             limits,
-            reserve: limits.streams / 2 / ports.max(1),
-            open: Mutex::default(),
+            reserve: reserve(limits, ports),
+            total: 0,
+            ports: HashMap::new(),
+        };
+        Arc::new(Quotas {
+            open: Mutex::new(open),
         })
+    }
+
+    /// Changes the limits and the number of ports. Open streams beyond them stay.
+    pub(super) fn set(&self, limits: QuotaLimits, ports: usize) {
+        let mut open = self.open();
+        open.limits = limits;
+        open.reserve = reserve(limits, ports);
     }
 
     /// Returns the limits.
     pub(super) fn limits(&self) -> QuotaLimits {
-        self.limits
+        self.open().limits
     }
 
     /// Reserves one stream of a tunnel, until the permit is dropped.
@@ -128,13 +139,14 @@ impl Quotas {
             .and_then(|streams| streams.tunnels.get(&tunnel))
             .copied()
             .unwrap_or(0);
-        let free = self
-            .free_to(&open, port, held_by_port)
-            .min(self.limits.streams_per_port.saturating_sub(held_by_port));
+        let limits = open.limits;
+        let free = open
+            .free_to(port, held_by_port)
+            .min(limits.streams_per_port.saturating_sub(held_by_port));
         if free == 0 {
             return Err(QuotaError::Port(held_by_port));
         }
-        if held >= free.saturating_mul(SHARE) || held >= self.limits.streams_per_tunnel {
+        if held >= free.saturating_mul(SHARE) || held >= limits.streams_per_tunnel {
             return Err(QuotaError::Tunnel(held));
         }
         open.total += 1;
@@ -148,10 +160,16 @@ impl Quotas {
         })
     }
 
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
     /// Returns how many of the free streams a port may take.
-    fn free_to(&self, open: &Open, port: Id, held: usize) -> usize {
-        let free = self.limits.streams.saturating_sub(open.total);
-        let others = open
+    fn free_to(&self, port: Id, held: usize) -> usize {
+        let free = self.limits.streams.saturating_sub(self.total);
+        let others = self
             .ports
             .iter()
             .filter(|(other, _)| **other != port)
@@ -164,10 +182,11 @@ impl Quotas {
         free.saturating_sub(reserved)
             .max(self.reserve.saturating_sub(held).min(free))
     }
+}
 
-    fn open(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Returns how many streams each of these ports finds free.
+fn reserve(limits: QuotaLimits, ports: usize) -> usize {
+    limits.streams / 2 / ports.max(1)
 }
 
 /// One open stream. Dropping the permit releases it.

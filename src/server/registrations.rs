@@ -165,6 +165,16 @@ impl Registrations {
         });
     }
 
+    /// Forgets key ids that the server has withdrawn on all links.
+    pub(super) fn forget(&self, ids: &[Id]) {
+        for link in self.links().iter_mut() {
+            for id in ids {
+                link.ports.remove(id);
+                link.refused.remove(id);
+            }
+        }
+    }
+
     /// Returns the number of links that are up.
     pub(super) fn links_up(&self) -> usize {
         self.links().iter().filter(|link| link.is_usable()).count()

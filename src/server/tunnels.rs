@@ -206,6 +206,22 @@ impl Tunnels {
         }
     }
 
+    /// Ends the tunnels of a removed port that have neither streams nor flows, or all of them. Returns whether some
+    /// are left.
+    pub(super) fn end_removed(&self, port: Id, all: bool) -> bool {
+        let mut left = false;
+        let tunnels = self.all().into_iter();
+        for tunnel in tunnels.filter(|tunnel| tunnel.port().keys.id == port) {
+            if all || tunnel.streams() + tunnel.flows() == 0 {
+                let reason = "the port was removed from the configuration of the server";
+                tunnel.end(ResetCode::Shutdown, Notice::new(Code::Shutdown, reason));
+            } else {
+                left = true;
+            }
+        }
+        left
+    }
+
     pub(super) fn all(&self) -> Vec<Tunnel> {
         self.table().live.values().cloned().collect()
     }

@@ -2,12 +2,15 @@
 //! streams; the open streams may end within a grace period; then all tasks are cancelled.
 //! Completion is reported bottom-up.
 
-use std::{panic::resume_unwind, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, info};
+use tracing::info;
 
-use crate::supervisor::{Connector, LinkSet, LinkedRole};
+use crate::{
+    grace::Grace,
+    supervisor::{Connector, LinkPool, LinkedRole},
+};
 
 /// The time to notify the peers of the end. A working link needs a moment; without one no peer can
 /// be reached.
@@ -25,7 +28,7 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Keeps `role` linked over each of the `link_sets` until `cancel` is cancelled, then drains:
+    /// Waits until `cancel` is cancelled while the role runs over `links`, then drains:
     ///
     /// 1. `stop_accepting` prevents new streams.
     /// 2. The open streams have the `grace` period to end.
@@ -36,10 +39,9 @@ impl Drain {
     /// Dropping the future cuts the links. The tasks end soon after.
     pub async fn run<R: LinkedRole, W: Connector>(
         self,
-        link_sets: Vec<LinkSet<W>>,
-        role: Arc<R>,
+        links: &LinkPool<R, W>,
         cancel: &CancellationToken,
-        grace: Duration,
+        grace: &Grace,
         stop_accepting: impl FnOnce(),
         notify_peers: impl Future<Output = ()>,
     ) {
@@ -49,19 +51,9 @@ impl Drain {
             stop,
         } = self;
         let _stopped_when_dropped = stop.clone().drop_guard();
-        // Separate tasks: the caller's future may be the one on which the main thread blocks. A
-        // wake-up of a link would then wake that thread, while a worker that is already awake can
-        // run a task.
-        let links: Vec<_> = link_sets
-            .into_iter()
-            .map(|link_set| {
-                let (role, until) = (Arc::clone(&role), stop.clone());
-                tasks.spawn(async move { link_set.run(role, &until).await }.in_current_span())
-            })
-            .collect();
-        drop(role);
         cancel.cancelled().await;
         stop_accepting();
+        let grace = grace.get();
         info!(
             streams = streams.len(),
             grace_s = grace.as_secs(),
@@ -72,14 +64,7 @@ impl Drain {
         let _ = tokio::time::timeout(grace, streams.wait()).await;
         let _ = tokio::time::timeout(NOTIFY_TIMEOUT, notify_peers).await;
         stop.cancel();
-        for link in links {
-            // A panic of a link task continues here, so that it is not lost.
-            if let Err(error) = link.await
-                && let Ok(panic) = error.try_into_panic()
-            {
-                resume_unwind(panic);
-            }
-        }
+        links.ended().await;
         streams.wait().await;
         tasks.close();
         tasks.wait().await;

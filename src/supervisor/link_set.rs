@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::{
+    handover::Handover,
     link_demand::{BUSY_BYTES, LinkDemand},
     link_monitor::monitor_links,
     link_supervisor::LinkSupervisor,
@@ -197,12 +198,23 @@ impl<W: Connector> LinkSet<W> {
     /// # Cancel safety
     /// Dropping the future cuts the links.
     pub async fn run<R: LinkedRole>(self, role: Arc<R>, cancel: &CancellationToken) {
+        self.run_with(role, cancel, &Handover::default()).await;
+    }
+
+    /// Keeps `role` linked as [`run`](Self::run) does, until another set takes over. Returns when the
+    /// links have ended, after their tunnels have moved.
+    pub(super) async fn run_with<R: LinkedRole>(
+        self,
+        role: Arc<R>,
+        cancel: &CancellationToken,
+        handover: &Handover,
+    ) {
         let LinkSet {
             uplink,
             slots,
             count,
         } = self;
-        let (uplink, up_links) = (uplink.shared(), UpLinks::default());
+        let (uplink, up_links) = (uplink.shared(), UpLinks::new(handover));
         let (moves, kind) = (uplink.move_requests.clone(), uplink.role);
         let connector = uplink.dialers.first().map(Arc::clone);
         let first = Membership::first(&up_links);
@@ -229,11 +241,16 @@ impl<W: Connector> LinkSet<W> {
                 keep_apart(&connector, &connections, &count, &moves).await;
             }
         };
+        let in_use = async {
+            tokio::select! {
+                () = handover.superseded() => {}
+                _ = async { tokio::join!(monitor, spread) } => {}
+            }
+        };
         tokio::join!(
             supervisor.run(cancel),
-            further.run(&count, cancel),
-            cancel.run_until_cancelled(monitor),
-            cancel.run_until_cancelled(spread)
+            further.run(&count, cancel, handover),
+            cancel.run_until_cancelled(in_use)
         );
     }
 }
@@ -253,7 +270,7 @@ struct FurtherSlots<R, W> {
 }
 
 impl<R: LinkedRole, W: Connector> FurtherSlots<R, W> {
-    async fn run(mut self, count: &LinkCount, cancel: &CancellationToken) {
+    async fn run(mut self, count: &LinkCount, cancel: &CancellationToken, handover: &Handover) {
         let mut wanted = count.numbers.subscribe();
         let mut up = self.up_links.subscribe();
         loop {
@@ -268,6 +285,8 @@ impl<R: LinkedRole, W: Connector> FurtherSlots<R, W> {
             // No channel closes: `count` and `up_links` hold a sender of each.
             tokio::select! {
                 () = cancel.cancelled() => break,
+                // The supervisors retire their links themselves.
+                () = handover.superseded() => break,
                 _ = wanted.changed() => {}
                 _ = up.changed() => {}
                 Some(ended) = self.tasks.join_next() => resume_panic(ended),

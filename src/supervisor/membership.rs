@@ -11,7 +11,7 @@ use std::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::watch;
 
-use super::uplink::RoleLink;
+use super::{handover::Handover, uplink::RoleLink};
 use crate::{link::Outbox, tcp_table::TcpConnection};
 use report_proto::frame::Slot;
 
@@ -26,6 +26,7 @@ pub(super) const FIRST: usize = 0;
 pub(super) struct UpLinks {
     table: watch::Sender<BTreeSet<SetLink>>,
     connections: Connections,
+    handover: Handover,
 }
 
 /// The established links of a set whose TCP connections are known, by their epochs. Clones share the
@@ -125,6 +126,14 @@ impl Drop for ListedConnection {
 }
 
 impl UpLinks {
+    /// Creates the empty table of a set with this part in handovers.
+    pub(super) fn new(handover: &Handover) -> Self {
+        UpLinks {
+            handover: handover.clone(),
+            ..UpLinks::default()
+        }
+    }
+
     /// Returns a receiver of the table.
     pub(super) fn subscribe(&self) -> watch::Receiver<BTreeSet<SetLink>> {
         self.table.subscribe()
@@ -186,6 +195,11 @@ impl Membership {
     /// Returns the list of connections of the set.
     pub(super) fn connections(&self) -> Connections {
         self.up_links.connections().clone()
+    }
+
+    /// Returns the part of the set in handovers to and from other sets.
+    pub(super) fn handover(&self) -> Handover {
+        self.up_links.handover.clone()
     }
 
     /// Whether the set keeps this link beside its first one.

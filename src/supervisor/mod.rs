@@ -8,6 +8,7 @@
 //!     │           ├── RetryPolicy: which master to dial next, and when
 //!     │           ├── PathTimeouts: age and idle limits of the path
 //!     │           └── Race: which of several attempts joins first
+//!     ├── LinkPool: replaces the sets after a change of the configuration, with a Handover
 //!     ├── one supervisor for each slot: the first always, the others while the role wants them
 //!     ├── keep_apart: a server's links go to different masters behind one name
 //!     └── monitor_links ──► LinkDemand: how many links the role wants, by what the kernel reports
@@ -28,10 +29,13 @@ macro_rules! log_link {
 mod attempt;
 pub mod backoff;
 mod black_hole;
+pub mod changes;
 mod dial_reason;
 pub mod drain;
+mod handover;
 pub mod link_demand;
 pub mod link_monitor;
+mod link_pool;
 mod link_set;
 mod link_supervisor;
 mod managed_link;
@@ -45,6 +49,7 @@ mod tests;
 mod uplink;
 
 pub use self::{
+    link_pool::LinkPool,
     link_set::{LinkCount, LinkSet},
     uplink::{
         Connector, DialStrategy, LinkEvent, LinkedRole, MoveRequests, RETIREMENT, RetirementCause,

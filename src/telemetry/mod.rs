@@ -21,6 +21,7 @@ use tracing_subscriber::{
         time::FormatTime,
     },
     layer::SubscriberExt,
+    reload,
     util::{SubscriberInitExt, TryInitError},
 };
 
@@ -30,6 +31,12 @@ use queue::LogQueue;
 
 /// The queue in front of standard error, set when logging starts.
 static QUEUE: OnceLock<LogQueue> = OnceLock::new();
+
+/// Changes the minimum level of logged events.
+type SetLevel = Box<dyn Fn(Level) + Send + Sync>;
+
+/// Changes the level of the process, set when logging starts.
+static SET_LEVEL: OnceLock<SetLevel> = OnceLock::new();
 
 /// How long [`flush`] waits for the reader of standard error.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -82,9 +89,18 @@ pub fn start(level: Level, format: LogFormat) -> Result<(), StartError> {
     let dumb = named("TERM").is_some_and(|terminal| terminal == "dumb");
     let colour = io::stderr().is_terminal() && named("NO_COLOR").is_none() && !dumb;
     let queue = LogQueue::start(io::stderr(), format)?;
-    dispatch(level, format, colour, queue.clone()).try_init()?;
+    let (dispatch, set_level) = pipeline(level, format, colour, queue.clone());
+    dispatch.try_init()?;
     let _ = QUEUE.set(queue);
+    let _ = SET_LEVEL.set(set_level);
     Ok(())
+}
+
+/// Changes the minimum level of our own events, after [`start`].
+pub fn set_level(level: Level) {
+    if let Some(set_level) = SET_LEVEL.get() {
+        set_level(level);
+    }
 }
 
 /// Writes queued lines before the process exits. A blocked reader delays this by at most
@@ -124,8 +140,9 @@ impl FormatTime for Utc {
     }
 }
 
-/// Builds the pipeline from events to the lines that `writer` gets. JSON ignores `colour`.
-fn dispatch<W>(level: Level, format: LogFormat, colour: bool, writer: W) -> Dispatch
+/// Builds the pipeline from events to the lines that `writer` gets. JSON ignores `colour`. The level
+/// can change later.
+fn pipeline<W>(level: Level, format: LogFormat, colour: bool, writer: W) -> (Dispatch, SetLevel)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -136,14 +153,35 @@ where
     match format {
         LogFormat::Text => {
             let text = builder.compact().with_timer(Utc).with_ansi(colour);
-            Dispatch::new(text.finish().with(filter(level)))
+            let (filter, handle) = reload::Layer::new(filter(level));
+            let dispatch = Dispatch::new(text.finish().with(filter));
+            (dispatch, level_setter(handle))
         }
         LogFormat::Json => {
             let json = builder.with_ansi(false).fmt_fields(JsonFields::new());
             let json = json.event_format(JsonFormat);
-            Dispatch::new(json.finish().with(filter(level)))
+            let (filter, handle) = reload::Layer::new(filter(level));
+            let dispatch = Dispatch::new(json.finish().with(filter));
+            (dispatch, level_setter(handle))
         }
     }
+}
+
+/// Returns the function that changes a filter.
+fn level_setter<S: 'static>(handle: reload::Handle<Targets, S>) -> SetLevel {
+    Box::new(move |level| {
+        // The filter lives as long as the process.
+        let _ = handle.reload(filter(level));
+    })
+}
+
+/// Returns a pipeline with a fixed level.
+#[cfg(test)]
+fn dispatch<W>(level: Level, format: LogFormat, colour: bool, writer: W) -> Dispatch
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    pipeline(level, format, colour, writer).0
 }
 
 fn filter(level: Level) -> Targets {
@@ -219,6 +257,38 @@ mod tests {
         );
         let (time, _) = text.split_once(' ').expect("a time stamp first");
         assert!(time.len() == 24 && time.ends_with('Z'), "{time}");
+    }
+
+    #[test]
+    fn a_later_level_holds_for_the_next_events() {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let writer = {
+            let lines = Arc::clone(&lines);
+            move || Lines(Arc::clone(&lines))
+        };
+        let (dispatch, set_level) = pipeline(Level::WARN, LogFormat::Text, false, writer);
+        tracing::dispatcher::with_default(&dispatch, || {
+            tracing::debug!("first");
+            set_level(Level::DEBUG);
+            tracing::debug!("second");
+            set_level(Level::ERROR);
+            tracing::warn!("third");
+        });
+        let text = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
+        assert!(text.contains("second"), "{text}");
+        assert!(!text.contains("first") && !text.contains("third"), "{text}");
+    }
+
+    /// Collects log lines.
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]

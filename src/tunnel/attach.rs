@@ -154,20 +154,23 @@ pub fn reply(
     channel: u32,
 ) -> Result<Reply, AttachError> {
     let offer = handshake::read_offer(port, message, random::bytes())?;
-    if let Err(mismatch) = offer.check(port) {
-        return Ok(Reply {
-            attachment: Attachment::refusing(offer.refuse(port)?),
-            outcome: Err(mismatch),
-        });
-    }
-    let channel = outbox.handle(channel);
     // An unknown tunnel is not an error: the server offers a new one, which tells the client that
     // the old one is lost.
     let known = offer
         .resume_request()
         .and_then(|resumption| Some(((context.find)(resumption.tunnel)?, resumption)));
     // A tunnel belongs to one port: another port key must not reach it by its id.
-    match known.filter(|(tunnel, _)| tunnel.port().keys.id == port.keys.id) {
+    let known = known.filter(|(tunnel, _)| tunnel.port().keys.id == port.keys.id);
+    // A tunnel keeps its methods when those of its port change.
+    let expected = known.as_ref().map_or(port, |(tunnel, _)| tunnel.port());
+    if let Err(mismatch) = offer.check(expected) {
+        return Ok(Reply {
+            attachment: Attachment::refusing(offer.refuse(port)?),
+            outcome: Err(mismatch),
+        });
+    }
+    let channel = outbox.handle(channel);
+    match known {
         Some((tunnel, resumption)) => resume(tunnel, resumption, offer, channel, context),
         None if !(context.is_open)() => Err(AttachError::Refused(Code::Refused)),
         None => begin(port, offer, channel, context),

@@ -154,6 +154,28 @@ impl PortParameters {
         }
     }
 
+    /// Whether a tunnel with these parameters is like one with `other`. The counters and the shared
+    /// resources do not matter.
+    #[must_use]
+    pub fn is_same_as(&self, other: &PortParameters) -> bool {
+        let differing = |port: &PortParameters| {
+            (
+                port.keys.id,
+                port.encrypt,
+                port.compress,
+                port.protocol,
+                port.range,
+                port.max_delay,
+                port.udp_idle_timeout,
+                port.max_flows,
+                (port.stream_window, port.tunnel_window),
+                port.resume_timeout,
+                port.tcp_keepalive,
+            )
+        };
+        self.mark == other.mark && differing(self) == differing(other)
+    }
+
     /// Returns the parameters of the multiplexer at this end.
     pub(super) fn mux(&self, side: TunnelSide) -> mux::Parameters {
         let (streams_max, flows_max) = match side {

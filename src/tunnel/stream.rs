@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{core::TunnelCore, parameters::PortCounters, shared::TunnelShared};
+use report_proto::compress::CompressMethod;
 use report_proto::frame::Notice;
 use report_proto::mux::{ResetCode, StreamError, StreamId, StreamRead};
 
@@ -50,6 +51,12 @@ impl TunnelStream {
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id.0
+    }
+
+    /// Returns the compression of the tunnel, which a later change of the port does not affect.
+    #[must_use]
+    pub fn compress(&self) -> CompressMethod {
+        self.shared.port.compress
     }
 
     /// Returns the compression contexts for the streams of this tunnel.

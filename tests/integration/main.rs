@@ -35,6 +35,7 @@ mod prober;
 mod proxies;
 mod proxy_protocol;
 mod quickstart;
+mod reload;
 mod resources;
 mod roles;
 mod several_masters;

@@ -17,7 +17,7 @@ const QUANTUM: u64 = 16 * 1024;
 /// The bytes that the tunnels of a process share.
 #[derive(Debug)]
 pub struct MemoryBudget {
-    size: u64,
+    size: AtomicU64,
     used: AtomicU64,
 }
 
@@ -33,7 +33,7 @@ impl MemoryBudget {
     #[must_use]
     pub fn new(size: u64) -> Self {
         MemoryBudget {
-            size,
+            size: AtomicU64::new(size),
             used: AtomicU64::new(0),
         }
     }
@@ -47,11 +47,16 @@ impl MemoryBudget {
     /// Returns the size of the budget in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.size
+        self.size.load(Relaxed)
+    }
+
+    /// Changes the size. Bytes in use beyond it stay until they are read.
+    pub fn set_size(&self, size: u64) {
+        self.size.store(size, Relaxed);
     }
 
     fn free(&self) -> u64 {
-        self.size.saturating_sub(self.used())
+        self.size().saturating_sub(self.used())
     }
 }
 

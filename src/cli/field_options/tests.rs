@@ -98,11 +98,12 @@ fn every_field_has_an_option() {
         "ports.allow",
         "ports.proxy_protocol",
     ];
-    assert_complete::<ForwardFields>(common(), &[]);
+    // There is no file to watch.
+    assert_complete::<ForwardFields>(common(), &["watch"]);
     assert_complete::<ForwardFields>(link(), &[]);
     assert_complete::<ForwardFields>(fields::<ClientConfig>(""), &[]);
     assert_complete::<ForwardFields>(port(), &[&of_both[..], &of_server].concat());
-    assert_complete::<ExposeFields>(common(), &[]);
+    assert_complete::<ExposeFields>(common(), &["watch"]);
     assert_complete::<ExposeFields>(link(), &[]);
     assert_complete::<ExposeFields>(fields::<ServerConfig>(""), &[]);
     assert_complete::<ExposeFields>(port(), &[&of_both[..], &of_client].concat());

@@ -12,13 +12,17 @@ use super::{
     executor::{AttachReply, StartedRequest, TunnelWatch},
 };
 
-/// Runs until `stop` is cancelled. The tunnels end with it.
+/// Runs until `stop` is cancelled, or until a retired port has no tunnel. The tunnels end with it.
 pub(super) async fn drive(port: Arc<PortSupervisor>, stop: CancellationToken) {
+    let _finished = port.finished.clone().drop_guard();
     let _end_on_drop = EndTunnelsOnDrop(&port);
     let (mut replies, mut changes) = (FuturesUnordered::new(), FuturesUnordered::new());
     loop {
         let deadline = {
             let mut executor = port.executor();
+            if executor.has_retired() {
+                return;
+            }
             replies.extend(executor.take_started().into_iter().map(reply));
             changes.extend(executor.take_adopted().into_iter().map(next_change));
             executor.next_deadline()

@@ -37,6 +37,8 @@ pub(super) enum PortEvent {
     ServiceRefused { tunnel: Id, server: Id },
     /// The client is shutting down.
     ShuttingDown,
+    /// Another port takes the new streams, or the port was removed.
+    Retired,
     /// A deadline has passed.
     Timeout,
 }

@@ -226,6 +226,21 @@ impl PortExecutor {
         mem::take(&mut self.adopted)
     }
 
+    /// Changes the maximum number of lanes of a tunnel at the server's request.
+    pub(super) fn set_max_lanes(&mut self, max_lanes: usize) {
+        self.machine.set_max_lanes(max_lanes);
+    }
+
+    /// Whether the port takes no new streams.
+    pub(super) fn is_retired(&self) -> bool {
+        self.machine.is_retired()
+    }
+
+    /// Whether the port takes no new streams, and has nothing left to do.
+    pub(super) fn has_retired(&self) -> bool {
+        self.machine.has_retired() && self.requests.is_empty()
+    }
+
     /// Returns the tunnels that have not ended.
     pub(super) fn tunnels(&self) -> impl Iterator<Item = Tunnel> {
         self.tunnels.iter().map(|entry| entry.tunnel.clone())

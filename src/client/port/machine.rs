@@ -23,11 +23,12 @@
 //! ```
 //!
 //! The newest tunnel of the port is the *current* one: it takes the new streams. The others keep
-//! theirs and end after the last one.
+//! theirs and end after the last one. A port that is retired has no current tunnel.
 
 mod lanes;
 mod requested_lanes;
 mod requests;
+mod retirement;
 #[cfg(test)]
 mod tests;
 
@@ -83,6 +84,8 @@ pub(super) struct PortMachine {
     ready: Option<Id>,
     /// The client is shutting down: no more attach requests.
     is_ending: bool,
+    /// The port takes no new streams: no more requests for new tunnels.
+    is_retired: bool,
     actions: Vec<PortAction>,
 }
 
@@ -119,6 +122,11 @@ impl PortMachine {
         }
     }
 
+    /// Changes the maximum number of lanes of a tunnel at the server's request.
+    pub(super) fn set_max_lanes(&mut self, max_lanes: usize) {
+        self.requested.set_max(max_lanes);
+    }
+
     /// Handles an event. Returns the actions to execute, in this order.
     pub(super) fn on(&mut self, event: PortEvent, now: Moment) -> Vec<PortAction> {
         match event {
@@ -141,6 +149,7 @@ impl PortMachine {
                 self.on_refusal(tunnel, server, now.awake);
             }
             PortEvent::ShuttingDown => self.is_ending = true,
+            PortEvent::Retired => self.on_retired(),
             PortEvent::Timeout => self.on_timeout(now.awake),
         }
         // These follow from the state alone, so that no event can forget them.
@@ -182,8 +191,11 @@ impl PortMachine {
             return;
         }
         if self.tunnels.is_empty() {
-            // A request that waits on an older link is not followed further.
-            return self.request_new(link, AttachPurpose::New, now);
+            if !self.is_retired {
+                // A request that waits on an older link is not followed further.
+                self.request_new(link, AttachPurpose::New, now);
+            }
+            return;
         }
         // A tunnel that is moving is attached after its move, when the link is up.
         let bound: Vec<Id> = self
@@ -282,7 +294,8 @@ impl PortMachine {
         let is_refused = current.is_some_and(|current| self.is_refused(current, now.awake));
         // Replace an attached tunnel only by one whose service has not refused a connection.
         let is_better = is_refused && !self.refused.contains(new.server, now.awake);
-        let is_redundant = self.is_ending || (current.is_some() && !is_better);
+        let is_unwanted = self.is_ending || self.is_retired;
+        let is_redundant = is_unwanted || (current.is_some() && !is_better);
         if is_redundant {
             if is_refused {
                 // The new server refused too, or it is the same one.
@@ -374,31 +387,6 @@ impl PortMachine {
         }
     }
 
-    /// Ends the tunnels that take no new streams and have none left.
-    fn end_empty_tunnels(&mut self, now: Instant) {
-        let mut empty = Vec::new();
-        for entry in &mut self.tunnels {
-            let is_due = entry.empty_check_at.take_if(|at| *at <= now).is_some();
-            if is_due && !entry.view.has_streams && !entry.view.is_ending {
-                empty.push(entry.id);
-            }
-        }
-        for tunnel in empty {
-            self.end_tunnel(tunnel, EndTunnelReason::Unused);
-        }
-    }
-
-    fn schedule_empty_checks(&mut self, now: Instant) {
-        let current = self.current().map(|current| current.id);
-        for entry in &mut self.tunnels {
-            if Some(entry.id) == current {
-                entry.empty_check_at = None;
-            } else if entry.empty_check_at.is_none() {
-                entry.empty_check_at = now.checked_add(EMPTY_CHECK);
-            }
-        }
-    }
-
     /// Publishes which tunnel takes new streams.
     fn update_ready(&mut self, now: Instant) {
         // While another server is being requested, new connections wait for it instead of the
@@ -406,7 +394,7 @@ impl PortMachine {
         let holds = self.pending_new.is_some() && self.refused.holds_connections(now);
         let ready = self
             .current()
-            .filter(|current| !holds && current.is_attached())
+            .filter(|current| !holds && !self.is_retired && current.is_attached())
             .map(|current| current.id);
         if ready != self.ready {
             self.ready = ready;

@@ -51,6 +51,9 @@ use report_proto::frame::{Code, Frame, Notice};
 /// Why the client ends its tunnels, as their peers read it.
 const SHUTDOWN_REASON: &str = "the client is shutting down";
 
+/// The same for the tunnels of a removed port.
+const REMOVED_REASON: &str = "the port was removed from the configuration of the client";
+
 /// Supervises the tunnels of one port of the client.
 pub(super) struct PortSupervisor {
     pub parameters: PortParameters,
@@ -63,6 +66,10 @@ pub(super) struct PortSupervisor {
     changed: Notify,
     /// The number of addresses without a listener.
     missing_listeners: AtomicUsize,
+    /// The supervisor that has replaced this one, after a change of the configuration.
+    successor: watch::Sender<Option<Arc<PortSupervisor>>>,
+    /// Cancelled when the port has nothing left to do.
+    finished: CancellationToken,
 }
 
 impl PortSupervisor {
@@ -86,14 +93,16 @@ impl PortSupervisor {
             refusals: last_refusal,
             changed: Notify::new(),
             missing_listeners: AtomicUsize::new(0),
+            successor: watch::Sender::new(None),
+            finished: CancellationToken::new(),
         });
         tasks.spawn(driver::drive(Arc::clone(&port), stop.clone()));
         port
     }
 
-    /// Records that the port will listen at this many addresses.
+    /// Records that the port will listen at this many addresses, in place of earlier ones.
     pub(super) fn expect_listeners(&self, count: usize) {
-        self.missing_listeners.fetch_add(count, Relaxed);
+        self.missing_listeners.store(count, Relaxed);
     }
 
     /// Records that an expected listener listens.
@@ -111,11 +120,46 @@ impl PortSupervisor {
         self.executor().tunnels().collect()
     }
 
-    /// Waits for the port's tunnel to be attached, and returns it.
+    /// Waits for the tunnel of the port, or of the one that has replaced it, to be attached, and
+    /// returns it.
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     pub(super) async fn tunnel(&self) -> Tunnel {
+        let mut port = match self.tunnel_or_successor().await {
+            Ok(tunnel) => return tunnel,
+            Err(successor) => successor,
+        };
+        loop {
+            port = match port.tunnel_or_successor().await {
+                Ok(tunnel) => return tunnel,
+                Err(successor) => successor,
+            };
+        }
+    }
+
+    /// Waits for the port's own tunnel. Returns the successor if there is one before.
+    async fn tunnel_or_successor(&self) -> Result<Tunnel, Arc<PortSupervisor>> {
+        let mut successor = self.successor.subscribe();
+        let replaced = async {
+            loop {
+                let found = successor.borrow_and_update().clone();
+                if let Some(found) = found {
+                    return found;
+                }
+                if successor.changed().await.is_err() {
+                    std::future::pending().await
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            tunnel = self.own_tunnel() => Ok(tunnel),
+            successor = replaced => Err(successor),
+        }
+    }
+
+    async fn own_tunnel(&self) -> Tunnel {
         let mut ready = self.ready.clone();
         loop {
             // The watch may still hold a tunnel that has just ended.
@@ -134,7 +178,38 @@ impl PortSupervisor {
 
     /// Returns the properties of the server of this tunnel; `None` after the tunnel has ended.
     pub(super) fn server_info(&self, tunnel: &Tunnel) -> Option<ServerInfo> {
-        self.executor().server_info(tunnel.id())
+        let own = self.executor().server_info(tunnel.id());
+        own.or_else(|| self.successor()?.server_info(tunnel))
+    }
+
+    fn successor(&self) -> Option<Arc<PortSupervisor>> {
+        self.successor.borrow().clone()
+    }
+
+    /// Changes the maximum number of lanes of a tunnel at the server's request.
+    pub(super) fn set_max_lanes(&self, max_lanes: usize) {
+        self.executor().set_max_lanes(max_lanes);
+    }
+
+    /// Takes no new connections. Each tunnel ends after its last stream. The connections that wait
+    /// for a tunnel wait for one of `successor`.
+    pub(super) fn retire(&self, successor: Option<Arc<PortSupervisor>>) {
+        self.successor.send_replace(successor);
+        self.executor().handle(PortEvent::Retired);
+        self.changed.notify_one();
+    }
+
+    /// Whether the port takes no new connections.
+    pub(super) fn is_retired(&self) -> bool {
+        self.executor().is_retired()
+    }
+
+    /// Waits until the port, which is retired, has no tunnel.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(super) async fn retired(&self) {
+        self.finished.cancelled().await;
     }
 
     /// Returns the stream details of a connection from `peer` to this socket: the number of the
@@ -215,6 +290,11 @@ impl PortSupervisor {
     /// Requests a tunnel to another server, because the service behind the server of this tunnel
     /// refused a connection.
     pub(super) fn on_refusal(&self, tunnel: &Tunnel) {
+        if let Some(successor) = self.successor()
+            && !self.executor().has_tunnel(tunnel.id())
+        {
+            return successor.on_refusal(tunnel);
+        }
         self.executor().handle(PortEvent::ServiceRefused {
             tunnel: tunnel.id(),
             server: tunnel.instance(),
@@ -227,6 +307,12 @@ impl PortSupervisor {
     pub(super) async fn end(&self) {
         let tunnels = self.stop_attaching();
         Tunnel::shut_down(&tunnels, SHUTDOWN_REASON).await;
+    }
+
+    /// Ends the tunnels because the port was removed, and waits until their END frames are sent.
+    pub(super) async fn end_removed(&self) {
+        let tunnels = self.stop_attaching();
+        Tunnel::shut_down(&tunnels, REMOVED_REASON).await;
     }
 
     /// Ends the tunnels, because no task of the port is left to supervise them.

@@ -46,13 +46,18 @@ impl PortLink {
         }
     }
 
+    /// Returns the sending side of the link.
+    pub(in crate::client) fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
+    }
+
     /// Returns the number of the link.
     pub(super) fn id(&self) -> LinkId {
         self.outbox.id()
     }
 
     /// Returns whether the link has ended.
-    pub(super) fn has_ended(&self) -> bool {
+    pub(in crate::client) fn has_ended(&self) -> bool {
         self.outbox.ended().is_some()
     }
 

@@ -26,7 +26,12 @@ impl ConnectFailure {
         let ConfirmationError::Stream(error) = error else {
             return Self::Unavailable;
         };
-        match error.reset_code() {
+        Self::of_code(error.reset_code())
+    }
+
+    /// Returns the reason of a stream or a flow that ended with this code.
+    pub(super) fn of_code(code: Option<ResetCode>) -> Self {
+        match code {
             Some(ResetCode::Denied) => Self::Denied,
             Some(ResetCode::Refused) => Self::Refused,
             Some(ResetCode::Unreachable) => Self::Unreachable,

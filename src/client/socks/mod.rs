@@ -12,29 +12,28 @@
 //! | `socks5`, `address` | the messages of SOCKS5 |
 //! | `http_connect` | the request and the responses of HTTP CONNECT |
 //! | `credentials` | the user of the proxy |
+//! | `dialect` | which of both an application speaks |
 //! | `request_error`, `failure` | why there is no connection, and the answer |
-//! | `associate`, `udp_header` | datagrams of UDP ASSOCIATE |
+//! | `associate`, `udp_header` | datagrams of UDP ASSOCIATE, and their flows in the tunnel |
 
 mod address;
-#[cfg_attr(
-    not(test),
-    allow(dead_code, reason = "tunnels of this version carry no datagrams")
-)]
 mod associate;
 mod credentials;
+mod dialect;
 mod failure;
 mod http_connect;
 mod request_error;
 mod socks5;
 #[cfg(test)]
 mod tests;
-#[cfg_attr(
-    not(test),
-    allow(dead_code, reason = "tunnels of this version carry no datagrams")
-)]
 mod udp_header;
 
-use std::time::Duration;
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -45,9 +44,10 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use self::{
+    associate::{Association, TunnelFlowOpener},
     credentials::ProxyCredentials,
+    dialect::ProxyDialect,
     failure::ConnectFailure,
-    http_connect::{ESTABLISHED, failure_response},
     request_error::ProxyRequestError,
     socks5::{SocksReply, SocksRequest, encode_reply, unspecified},
 };
@@ -60,7 +60,11 @@ use super::{
 };
 use crate::{
     config::SocksUser,
-    net::{file_limit::ThrottledLog, local_listener::LocalPeer, local_stream::LocalStream},
+    net::{
+        file_limit::{self, ThrottledLog},
+        local_listener::LocalPeer,
+        local_stream::LocalStream,
+    },
     tunnel::{
         Tunnel, TunnelStream,
         confirmation::{ConfirmationError, confirmed},
@@ -89,6 +93,8 @@ pub(super) struct SocksProxy {
     log: ThrottledLog,
     /// Logs destinations without a connection, throttled: an application may try many.
     failure_log: ThrottledLog,
+    /// Logs flows of datagrams that are refused, throttled: each datagram may open another one.
+    flow_log: ThrottledLog,
 }
 
 impl SocksProxy {
@@ -98,38 +104,32 @@ impl SocksProxy {
             credentials: user.map(ProxyCredentials::new),
             log: ThrottledLog::default(),
             failure_log: ThrottledLog::default(),
+            flow_log: ThrottledLog::default(),
         }
     }
 }
 
-/// The protocol between an application and the proxy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ProxyDialect {
-    Socks5,
-    Http,
-}
-
-impl ProxyDialect {
-    /// Returns the answer to a request whose connection is up.
-    fn success(self) -> Vec<u8> {
-        match self {
-            ProxyDialect::Socks5 => encode_reply(SocksReply::Succeeded, unspecified()),
-            ProxyDialect::Http => ESTABLISHED.to_vec(),
-        }
-    }
-
-    /// Returns the answer to a request without a connection.
-    fn failure(self, failure: ConnectFailure) -> Vec<u8> {
-        match self {
-            ProxyDialect::Socks5 => encode_reply(failure.reply(), unspecified()),
-            ProxyDialect::Http => failure_response(failure),
-        }
-    }
-}
-
-/// A request of an application for a connection.
+/// A request of an application.
 #[derive(Debug)]
-struct ProxyRequest {
+enum ProxyRequest {
+    /// A connection.
+    Connect(ConnectRequest),
+    /// Datagrams.
+    Associate(AssociateRequest),
+}
+
+/// A request for datagrams.
+#[derive(Debug, PartialEq, Eq)]
+struct AssociateRequest {
+    /// The host of the application.
+    application: IpAddr,
+    /// The port from which the application will send datagrams, 0 if it does not know it yet.
+    port: u16,
+}
+
+/// A request for a connection.
+#[derive(Debug)]
+struct ConnectRequest {
     protocol: ProxyDialect,
     target: NamedTarget,
     /// Data for the destination that arrived with the request.
@@ -139,7 +139,7 @@ struct ProxyRequest {
 /// Serves an application from its first byte.
 pub(super) async fn serve(
     context: &ListenerContext,
-    proxy: &SocksProxy,
+    proxy: &Arc<SocksProxy>,
     incoming: IncomingConnection,
 ) {
     let IncomingConnection {
@@ -154,7 +154,17 @@ pub(super) async fn serve(
         () = context.stop.cancelled() => return,
     };
     match requested {
-        Ok(request) => connect(context, proxy, socket, peer, request).await,
+        Ok(ProxyRequest::Connect(request)) => {
+            connect(context, proxy, socket, peer, request).await;
+        }
+        Ok(ProxyRequest::Associate(request)) => {
+            let opener = TunnelFlowOpener {
+                port: Arc::clone(&context.port),
+                proxy: Arc::clone(proxy),
+                peer,
+            };
+            carry_datagrams(context, socket, opener, request).await;
+        }
         Err(error) => {
             count_refusal(context, error.reason());
             match &error {
@@ -182,16 +192,16 @@ async fn handshake(
         match socket.read_u8().await? {
             socks5::VERSION => {
                 let request = socks5::accept(socket, address, credentials).await?;
-                ProxyRequest::of_socks(request)
+                ProxyRequest::of_socks(request, address)
             }
             SOCKS4 => Err(ProxyRequestError::Socks4),
             first if first.is_ascii_alphabetic() => {
                 let request = http_connect::accept(first, socket, address, credentials).await?;
-                Ok(ProxyRequest {
+                Ok(ProxyRequest::Connect(ConnectRequest {
                     protocol: ProxyDialect::Http,
                     target: request.target,
                     early: request.early,
-                })
+                }))
             }
             other => Err(ProxyRequestError::OtherProtocol(other)),
         }
@@ -202,18 +212,23 @@ async fn handshake(
 }
 
 impl ProxyRequest {
-    fn of_socks(request: SocksRequest) -> Result<Self, ProxyRequestError> {
+    /// Checks a request of SOCKS5. `application` is the host of the application, if it has one.
+    fn of_socks(
+        request: SocksRequest,
+        application: Option<IpAddr>,
+    ) -> Result<Self, ProxyRequestError> {
         match request {
-            SocksRequest::Connect(address) => Ok(ProxyRequest {
+            SocksRequest::Connect(address) => Ok(ProxyRequest::Connect(ConnectRequest {
                 protocol: ProxyDialect::Socks5,
                 target: NamedTarget::new(address.host, address.port)
                     .map_err(|_| ProxyRequestError::Target)?,
                 early: Bytes::new(),
-            }),
-            SocksRequest::Associate(address) => {
-                debug!(port = address.port, "UDP ASSOCIATE refused");
-                Err(ProxyRequestError::Command(socks5::UDP_ASSOCIATE))
-            }
+            })),
+            // The named host may be one behind a translation of addresses, so only the port counts.
+            SocksRequest::Associate(address) => Ok(ProxyRequest::Associate(AssociateRequest {
+                application: application.ok_or(ProxyRequestError::UnixAssociate)?,
+                port: address.port,
+            })),
         }
     }
 }
@@ -224,7 +239,7 @@ async fn connect(
     proxy: &SocksProxy,
     socket: LocalStream,
     peer: LocalPeer,
-    request: ProxyRequest,
+    request: ConnectRequest,
 ) {
     let accepted = Instant::now();
     let waiting = WaitingConnection {
@@ -290,11 +305,16 @@ fn report_failure(
 
 /// Opens a stream to a destination.
 fn open(tunnel: &Tunnel, target: &NamedTarget) -> TunnelStream {
+    tunnel.open(target_details(target))
+}
+
+/// Returns the details of a stream or a flow to a destination.
+fn target_details(target: &NamedTarget) -> Bytes {
     let details = OpenDetails {
         target: Some(target.clone()),
         ..OpenDetails::default()
     };
-    tunnel.open(details.encode())
+    details.encode()
 }
 
 /// Carries a connection whose stream is confirmed. `from_stream` arrived with the confirmation.
@@ -302,7 +322,7 @@ async fn carry(
     context: &ListenerContext,
     mut socket: LocalStream,
     stream: TunnelStream,
-    request: ProxyRequest,
+    request: ConnectRequest,
     from_stream: Bytes,
 ) {
     let carrying = async {
@@ -311,8 +331,8 @@ async fn carry(
             from_socket: request.early,
             from_stream,
         };
-        let compress = context.port.parameters.compress;
-        Ok::<_, std::io::Error>(splice_after(early, socket, stream, compress).await)
+        let compress = stream.compress();
+        Ok::<_, io::Error>(splice_after(early, socket, stream, compress).await)
     };
     tokio::select! {
         carried = carrying => match carried {
@@ -323,11 +343,65 @@ async fn carry(
     }
 }
 
+/// Carries the datagrams of an application until its connection ends.
+async fn carry_datagrams(
+    context: &ListenerContext,
+    mut socket: LocalStream,
+    opener: TunnelFlowOpener,
+    request: AssociateRequest,
+) {
+    let (proxy, peer) = (Arc::clone(&opener.proxy), opener.peer);
+    let (association, address) = match associate(&socket, opener, request).await {
+        Ok(opened) => opened,
+        Err(error) => {
+            count_refusal(context, "association_failed");
+            proxy.log.log(|times| {
+                warn!(times, %peer, "cannot open a socket for the datagrams of an application: {error}");
+            });
+            let reply = encode_reply(SocksReply::GeneralFailure, unspecified());
+            return close(context, socket, &reply).await;
+        }
+    };
+    let carrying = async {
+        let reply = encode_reply(SocksReply::Succeeded, address);
+        socket.write_all(&reply).await?;
+        debug!(%address, "UDP association opened");
+        association.run(&mut socket).await;
+        socket.end_on_close();
+        Ok::<_, io::Error>(())
+    };
+    tokio::select! {
+        carried = carrying => match carried {
+            Ok(()) => debug!("UDP association ended"),
+            Err(error) => debug!(%error, "connection reset before its answer"),
+        },
+        () = context.stop.cancelled() => debug!("UDP association cut: the client is shutting down"),
+    }
+}
+
+/// Opens the socket of an association at the address that the application has reached. Returns the
+/// address of the socket too.
+async fn associate(
+    socket: &LocalStream,
+    opener: TunnelFlowOpener,
+    request: AssociateRequest,
+) -> io::Result<(Association<TunnelFlowOpener>, SocketAddr)> {
+    file_limit::check_available()?;
+    let local = socket.local_addr().ok_or(io::ErrorKind::NotConnected)?;
+    let idle_timeout = opener.port.parameters.udp_idle_timeout;
+    let AssociateRequest { application, port } = request;
+    // A listener at [::] sees IPv4 addresses inside IPv6 ones, which applications do not expect.
+    let local = local.ip().to_canonical();
+    let association = Association::open(local, application, port, opener, idle_timeout).await?;
+    let address = association.local_addr()?;
+    Ok((association, address))
+}
+
 /// Answers that there is no connection.
 async fn refuse(
     context: &ListenerContext,
     socket: LocalStream,
-    request: &ProxyRequest,
+    request: &ConnectRequest,
     failure: ConnectFailure,
 ) {
     close(context, socket, &request.protocol.failure(failure)).await;
@@ -350,7 +424,7 @@ async fn close(context: &ListenerContext, mut socket: LocalStream, answer: &[u8]
                 length => unread = unread.saturating_add(length),
             }
         }
-        Ok::<_, std::io::Error>(())
+        Ok::<_, io::Error>(())
     };
     // A failure means that the application is gone.
     tokio::select! {

@@ -41,8 +41,15 @@ pub(super) enum ProxyRequestError {
     #[error("too many wrong passwords came from its address (it may try again in a minute)")]
     Throttled,
     /// The proxy does not support the command.
-    #[error("it sent the SOCKS5 command {0}, and only CONNECT is supported")]
+    #[error(
+        "it sent the SOCKS5 command {0}, and only CONNECT (1) and UDP ASSOCIATE (3) are supported"
+    )]
     Command(u8),
+    /// The application requests datagrams over a unix socket, so it has no address for them.
+    #[error(
+        "it requests UDP ASSOCIATE over a unix socket, which carries no datagrams (let the application connect to a port at \"HOST:PORT\")"
+    )]
+    UnixAssociate,
     /// The type of the address is unknown.
     #[error("its SOCKS5 request has an address of the type {0}")]
     AddressType(u8),
@@ -81,7 +88,9 @@ impl ProxyRequestError {
             Self::Socks4 => vec![0, 0x5b, 0, 0, 0, 0, 0, 0],
             Self::NoMethod { .. } => vec![5, 0xff],
             Self::WrongUser | Self::Throttled => vec![1, 1],
-            Self::Command(_) => encode_reply(SocksReply::CommandNotSupported, unspecified()),
+            Self::Command(_) | Self::UnixAssociate => {
+                encode_reply(SocksReply::CommandNotSupported, unspecified())
+            }
             Self::AddressType(_) => {
                 encode_reply(SocksReply::AddressTypeNotSupported, unspecified())
             }

@@ -26,7 +26,7 @@ const USER_AND_PASSWORD: u8 = 2;
 
 /// The commands of a request.
 const CONNECT: u8 = 1;
-pub(super) const UDP_ASSOCIATE: u8 = 3;
+const UDP_ASSOCIATE: u8 = 3;
 
 /// The result of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

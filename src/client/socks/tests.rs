@@ -30,17 +30,25 @@ async fn outcome(sent: &[u8], user: Option<&SocksUser>) -> Result<ProxyRequest, 
     handshake(&mut socket, peer, &SocksProxy::new(user)).await
 }
 
+/// Returns the request for a connection.
+fn connection(request: Result<ProxyRequest, ProxyRequestError>) -> ConnectRequest {
+    match request.expect("a valid request") {
+        ProxyRequest::Connect(request) => request,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test]
 async fn the_first_byte_selects_the_protocol() {
     let request = outcome(b"\x05\x01\x00\x05\x01\x00\x03\x07nas.lan\x00\x16", None).await;
-    let request = request.expect("SOCKS5");
+    let request = connection(request);
     assert_eq!(request.protocol, ProxyDialect::Socks5);
     assert_eq!(
         request.target,
         NamedTarget::new("nas.lan".to_owned(), 22).unwrap()
     );
     let request = outcome(b"CONNECT nas.lan:22 HTTP/1.1\r\n\r\nearly", None).await;
-    let request = request.expect("HTTP");
+    let request = connection(request);
     assert_eq!(request.protocol, ProxyDialect::Http);
     assert_eq!(request.early, "early");
 }
@@ -65,10 +73,39 @@ async fn other_first_bytes_are_refused() {
 }
 
 #[tokio::test]
-async fn datagrams_and_invalid_destinations_are_refused() {
-    let associate = b"\x05\x01\x00\x05\x03\x00\x01\0\0\0\0\0\0";
-    let error = outcome(associate, None).await.expect_err("no datagrams");
+async fn datagrams_need_an_application_with_an_address() {
+    for (port, announced) in [(0, b"\0\0"), (258, b"\x01\x02")] {
+        // The named host is not that of the application.
+        let sent = [
+            &b"\x05\x01\x00\x05\x03\x00\x01\xc0\0\x02\x01"[..],
+            announced,
+        ]
+        .concat();
+        let request = outcome(&sent, None).await.expect("UDP ASSOCIATE");
+        let expected = AssociateRequest {
+            application: [127, 0, 0, 1].into(),
+            port,
+        };
+        assert!(
+            matches!(&request, ProxyRequest::Associate(request) if *request == expected),
+            "{request:?}"
+        );
+    }
+    let (mut application, mut socket, _) = connected().await;
+    let sent = b"\x05\x01\x00\x05\x03\x00\x01\0\0\0\0\0\0";
+    application.write_all(sent).await.unwrap();
+    let peer = LocalPeer::Process {
+        user: None,
+        process: None,
+    };
+    let error = handshake(&mut socket, peer, &SocksProxy::new(None)).await;
+    let error = error.expect_err("a unix socket");
     assert!(error.answer().starts_with(&[5, 7, 0]), "{error}");
+    assert!(error.to_string().contains("unix socket"), "{error}");
+}
+
+#[tokio::test]
+async fn invalid_destinations_are_refused() {
     for target in [
         &b"\x01\x0a\0\0\x01\0\0"[..],
         b"\x03\x00\0\x50",

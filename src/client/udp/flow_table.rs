@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn a_full_port_replaces_the_idlest_flow_without_assurance() {
         let now = Instant::now();
-        let at = |seconds| now + Duration::from_millis(seconds * 1_000);
+        let at = |seconds: u64| now + Duration::from_millis(seconds * 1_000);
         let mut table = FlowTable::new(now, 4, None);
         for source in 0..4 {
             let number = open(&mut table, now, source).unwrap();

@@ -84,7 +84,7 @@ impl DatagramPort {
             refusal_log: ThrottledLog::default(),
             socket_log: ThrottledLog::default(),
             tasks: tasks.clone(),
-            stop: stop.clone(),
+            stop: stop.child_token(),
         });
         let protocol = datagrams.port.parameters.protocol;
         let timeout = datagrams.port.parameters.udp_idle_timeout;
@@ -92,6 +92,12 @@ impl DatagramPort {
             tasks.spawn(end_idle_flows(Arc::clone(&datagrams), timeout));
         }
         datagrams
+    }
+
+    /// Ends all flows, because the port has changed or was removed. Sockets of a changed port
+    /// continue with its other datagrams.
+    pub(super) fn close(&self) {
+        self.stop.cancel();
     }
 
     fn counters(&self) -> &DatagramCounters {

@@ -5,6 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use smallvec::SmallVec;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
@@ -14,6 +15,7 @@ use super::{
     held_datagrams::HeldDatagrams,
 };
 use crate::{
+    client::listener::ListenerContext,
     net::udp::{DatagramFault, DatagramSocket, ReceivedDatagram},
     tunnel::{DropReason, Tunnel},
 };
@@ -27,6 +29,8 @@ type Batch = SmallVec<[Bytes; 8]>;
 /// The reader of one socket.
 struct Receiver {
     port: Arc<DatagramPort>,
+    /// The present port of the socket.
+    contexts: watch::Receiver<ListenerContext>,
     /// The number of the address in the range of the port.
     offset: u16,
     socket: Arc<DatagramSocket>,
@@ -41,15 +45,17 @@ struct Receiver {
 pub(in crate::client) async fn receive(
     socket: DatagramSocket,
     offset: u16,
-    port: Arc<DatagramPort>,
+    contexts: watch::Receiver<ListenerContext>,
     cancel: CancellationToken,
 ) {
+    let port = Arc::clone(&contexts.borrow().datagrams);
     let parameters = &port.port.parameters;
     let span = info_span!("port", port = %parameters.numbered_mark(offset));
     info!(parent: &span, address = %socket.local_addr(), "listening for datagrams");
     port.port.on_listening();
     let receiver = Receiver {
         held: HeldDatagrams::new(parameters.max_delay),
+        contexts,
         port,
         offset,
         socket: Arc::new(socket),
@@ -70,7 +76,9 @@ impl Receiver {
                 }
             };
             tokio::select! {
-                () = self.port.stop.cancelled() => return,
+                () = self.port.stop.cancelled() => if !self.follow_change() {
+                    return;
+                },
                 () = cancel.cancelled(), if !self.is_draining => self.is_draining = true,
                 received = self.socket.recv(&mut arrived) => match received {
                     Ok(()) => self.pass_all(&mut arrived),
@@ -86,6 +94,14 @@ impl Receiver {
                 }
             }
         }
+    }
+
+    /// Continues with the datagrams of the changed port. Returns whether there are others.
+    fn follow_change(&mut self) -> bool {
+        let present = Arc::clone(&self.contexts.borrow().datagrams);
+        let has_changed = !Arc::ptr_eq(&present, &self.port);
+        self.port = present;
+        has_changed
     }
 
     /// Passes datagrams to the flows of their sources.

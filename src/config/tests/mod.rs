@@ -2,6 +2,7 @@
 //! the tests share.
 
 mod addresses;
+mod diff;
 mod examples;
 mod field_names;
 mod files;

@@ -16,8 +16,9 @@ use tracing::{Instrument, debug, debug_span, error, info, warn};
 use super::{
     destination::{DestinationError, DestinationFault, connect_named},
     draining::Draining,
-    port::{ServerPort, Service},
+    port::{OfferedPorts, ServerPort, Service},
     quota::{Quotas, StreamPermit},
+    settings::SharedSettings,
     tunnels::Tunnels,
     udp,
 };
@@ -39,11 +40,17 @@ use crate::{
 use report_proto::frame::{Code, Notice};
 
 /// The resources that the streams of a tunnel use.
+#[derive(Clone)]
 pub(super) struct ServiceContext {
+    /// The port as it was when the stream was opened.
     pub port: Arc<ServerPort>,
-    pub connect_timeout: Duration,
+    /// Whether the server has asked for the addresses of connections when the tunnel began.
+    pub wants_origin: bool,
+    /// The present ports.
+    pub offered: OfferedPorts,
+    pub settings: SharedSettings,
     /// Serves benchmark streams, unless they are disabled.
-    pub bench: Option<BenchResponder>,
+    pub bench: Option<Arc<BenchResponder>>,
     pub draining: Draining,
     pub quotas: Arc<Quotas>,
     /// Logs connections that the quotas or the rules for destinations refuse, throttled.
@@ -60,6 +67,24 @@ pub(super) struct ServiceContext {
 }
 
 impl ServiceContext {
+    /// Returns the context with the port as it is now. `None`: the port was removed, or carries
+    /// something else, so the tunnel accepts no more streams and flows.
+    pub(super) fn present(context: &Arc<Self>) -> Option<Arc<Self>> {
+        let before = &context.port;
+        let port = context.offered.get(before.port.keys.id)?;
+        if Arc::ptr_eq(&port, before) {
+            return Some(Arc::clone(context));
+        }
+        let carries = |port: &ServerPort| (port.port.protocol, port.port.range);
+        let is_same_kind = carries(&port) == carries(before);
+        is_same_kind.then(|| {
+            Arc::new(ServiceContext {
+                port,
+                ..(**context).clone()
+            })
+        })
+    }
+
     /// Reserves a stream of the tunnel before dialling: a refused stream must not reach the service.
     pub(super) fn permit(&self, tunnel: &Tunnel) -> Option<StreamPermit> {
         let port = self.port.port.keys.id;
@@ -215,6 +240,7 @@ pub(super) async fn serve(context: ServiceContext, tunnel: Tunnel) {
 
 /// Serves the streams of a tunnel until it has ended. Returns their number.
 async fn serve_streams(context: &Arc<ServiceContext>, tunnel: &Tunnel) -> u64 {
+    let mut context = Arc::clone(context);
     let mut streams = 0_u64;
     let mut origin_warned = false;
     loop {
@@ -230,13 +256,19 @@ async fn serve_streams(context: &Arc<ServiceContext>, tunnel: &Tunnel) -> u64 {
             stream.reset(ResetCode::Shutdown);
             continue;
         }
+        let Some(present) = ServiceContext::present(&context) else {
+            context.count_refusal("removed");
+            stream.reset(ResetCode::Shutdown);
+            continue;
+        };
+        context = present;
         let Some(permit) = context.permit(tunnel) else {
             stream.reset(ResetCode::Limit);
             continue;
         };
         streams += 1;
         let span = debug_span!("stream", number = stream.id());
-        let wanted = WantedDetails::of(&context.port.port, context.port.proxy_protocol);
+        let wanted = WantedDetails::of(&context.port.port, context.wants_origin);
         match Purpose::read(&details, wanted) {
             Ok(Purpose::Service(details)) => {
                 let origin_missing = context.port.proxy_protocol && details.origin.is_none();
@@ -246,13 +278,13 @@ async fn serve_streams(context: &Arc<ServiceContext>, tunnel: &Tunnel) -> u64 {
                     );
                 }
                 drop(context.streams.spawn(
-                    serve_stream(Arc::clone(context), stream, details, permit).instrument(span),
+                    serve_stream(Arc::clone(&context), stream, details, permit).instrument(span),
                 ));
             }
             Ok(Purpose::Measure(request)) => {
                 drop(
                     context.streams.spawn(
-                        measure(Arc::clone(context), stream, request, permit).instrument(span),
+                        measure(Arc::clone(&context), stream, request, permit).instrument(span),
                     ),
                 );
             }
@@ -287,7 +319,6 @@ async fn serve_stream(
     details: OpenDetails,
     _permit: StreamPermit,
 ) {
-    let port = &context.port.port;
     let socket = tokio::select! {
         dialled = dial(&context, &details) => match dialled {
             Ok(socket) => socket,
@@ -309,8 +340,9 @@ async fn serve_stream(
             return debug!(%error, "stream failed before its confirmation");
         }
     }
+    let compress = stream.compress();
     tokio::select! {
-        spliced = splice(socket, stream, port.compress) => {
+        spliced = splice(socket, stream, compress) => {
             let error = spliced.error.map(|error| error.to_string());
             debug!(to_service = spliced.received_bytes, from_service = spliced.sent_bytes, error, "stream ended");
         }
@@ -345,7 +377,7 @@ async fn dial(
     context: &ServiceContext,
     details: &OpenDetails,
 ) -> Result<LocalStream, ServiceDialError> {
-    let (port, limit) = (&context.port, context.connect_timeout);
+    let (port, limit) = (&context.port, context.settings.get().connect_timeout);
     let deadline = Instant::now() + limit;
     let mut socket = match (&port.service, &details.target) {
         (Service::Targets(targets), _) => targets.connect(details.offset, limit).await?,

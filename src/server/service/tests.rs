@@ -9,7 +9,9 @@ use tokio::{io::AsyncReadExt, net::TcpListener};
 use super::*;
 use crate::{
     config::Target,
-    server::{AllowList, QuotaLimits, ServiceTargets, server_role::ServerRole},
+    server::{
+        AllowList, QuotaLimits, ServiceTargets, server_role::ServerRole, settings::ServerSettings,
+    },
     supervisor::drain::Drain,
     tunnel::{
         PortParameters, ServiceProtocol, TunnelStreamError,
@@ -26,6 +28,7 @@ struct ServiceTestbed {
     client: Tunnel,
     listener: TcpListener,
     drain: Drain,
+    offered: OfferedPorts,
 }
 
 impl ServiceTestbed {
@@ -83,19 +86,19 @@ impl ServiceTestbed {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let drain = Drain::default();
-        let role = ServerRole::new(
-            Id([7; 16]),
-            HashMap::new(),
-            Duration::from_secs(5),
-            limits,
-            true,
-            &drain,
-        );
-        let port = offer(server.port().clone(), address);
-        let context = ServiceContext {
-            port: Arc::new(port),
+        let settings = ServerSettings {
             connect_timeout: Duration::from_secs(5),
-            bench: Some(BenchResponder::new(CompressMethod::Null)),
+            bench: true,
+        };
+        let role = ServerRole::new(Id([7; 16]), HashMap::new(), settings, limits, &drain);
+        let port = Arc::new(offer(server.port().clone(), address));
+        let offered = OfferedPorts::new(HashMap::from([(port.port.keys.id, Arc::clone(&port))]));
+        let context = ServiceContext {
+            wants_origin: port.proxy_protocol,
+            offered: offered.clone(),
+            settings: SharedSettings::new(settings),
+            port,
+            bench: Some(Arc::new(BenchResponder::new(CompressMethod::Null))),
             draining: role.draining(),
             descriptor_log: Arc::default(),
             quotas: Quotas::new(limits, 1),
@@ -111,6 +114,7 @@ impl ServiceTestbed {
             client,
             listener,
             drain,
+            offered,
         }
     }
 
@@ -361,4 +365,30 @@ fn headers_match_the_vectors() {
             .collect();
         assert_eq!(written, expected, "{details}");
     }
+}
+
+#[tokio::test]
+async fn later_streams_of_a_tunnel_reach_the_changed_service_and_none_a_removed_one() {
+    let testbed = ServiceTestbed::new(false).await;
+    let before = testbed.client.open(Bytes::new());
+    let _first = testbed.listener.accept().await.unwrap();
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target: Target = other.local_addr().unwrap().to_string().parse().unwrap();
+    let present = testbed.offered.all();
+    let (id, port) = present.iter().next().expect("one port");
+    let changed = ServerPort {
+        port: port.port.clone(),
+        service: target.into(),
+        proxy_protocol: false,
+    };
+    let changed = HashMap::from([(*id, Arc::new(changed))]);
+    testbed.offered.replace(changed);
+    let _after = testbed.client.open(Bytes::new());
+    let _second = other.accept().await.unwrap();
+    testbed.offered.replace(HashMap::new());
+    let refused = testbed.client.open(Bytes::new());
+    let error = refused.failed().await;
+    assert_eq!(error.reset_code(), Some(ResetCode::Shutdown), "{error}");
+    before.write(Bytes::from_static(b"alive")).unwrap();
+    testbed.end().await;
 }

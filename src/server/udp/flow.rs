@@ -193,7 +193,7 @@ fn put_header(header: &mut Option<Vec<u8>>, datagrams: &mut Vec<Bytes>) -> u64 {
 impl FlowService {
     /// Opens a socket to the first address of the service.
     async fn connect(context: &ServiceContext, details: &OpenDetails) -> Result<Self, FlowEnd> {
-        let limit = context.connect_timeout;
+        let limit = context.settings.get().connect_timeout;
         let mut addresses = match (&context.port.service, &details.target) {
             (Service::Targets(targets), _) => {
                 ServiceAddresses::of_targets(targets.candidates(details.offset), limit)

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     diagnosis::DiagnosisCode,
@@ -100,6 +100,14 @@ impl FlowEnd {
                     "cannot open a socket to local services: {out}; {}",
                     out.remedy()
                 );
+            });
+        }
+        if let FlowEnd::Destination(error) = self {
+            return context.flow_failures.log(|times| match error.fault {
+                DestinationFault::Denied(_) => warn!(times, "destination refused: {error}"),
+                DestinationFault::Connect(_) => {
+                    info!(times, %code, "cannot reach the destination: {error}");
+                }
             });
         }
         let service = match &context.port.service {

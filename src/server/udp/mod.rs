@@ -68,12 +68,16 @@ fn admit(
     flow: DatagramFlow,
     details: &[u8],
 ) -> Result<ServedFlow, (DatagramFlow, ResetCode)> {
-    let port = &context.port.port;
     if context.draining.has_started() {
         context.count_refusal("draining");
         return Err((flow, ResetCode::Shutdown));
     }
-    let wanted = WantedDetails::of(port, context.port.proxy_protocol);
+    let Some(context) = ServiceContext::present(context) else {
+        context.count_refusal("removed");
+        return Err((flow, ResetCode::Shutdown));
+    };
+    let port = &context.port.port;
+    let wanted = WantedDetails::of(port, context.wants_origin);
     let details = match OpenDetails::read(details, wanted) {
         Ok(details) => details,
         Err(error) => {
@@ -96,10 +100,10 @@ fn admit(
         return Err((flow, ResetCode::Limit));
     };
     Ok(ServedFlow {
-        context: Arc::clone(context),
         flow,
         details,
         permit,
         slot,
+        context,
     })
 }

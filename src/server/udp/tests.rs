@@ -10,9 +10,10 @@ use crate::{
     net::proxy_protocol,
     server::{
         AllowList, QuotaLimits, ServiceTargets,
-        port::{ServerPort, Service},
+        port::{OfferedPorts, ServerPort, Service},
         server_role::ServerRole,
         service::{ServiceContext, serve},
+        settings::{ServerSettings, SharedSettings},
     },
     supervisor::drain::Drain,
     tunnel::{
@@ -48,23 +49,22 @@ impl FlowTestbed {
         let (client, server) = bed.tunnels_of(port.clone()).await;
         let drain = Drain::default();
         let limits = QuotaLimits::default();
-        let connect_timeout = Duration::from_secs(5);
-        let role = ServerRole::new(
-            Id([7; 16]),
-            HashMap::new(),
-            connect_timeout,
-            limits,
-            true,
-            &drain,
-        );
-        let offered = ServerPort {
+        let settings = ServerSettings {
+            connect_timeout: Duration::from_secs(5),
+            bench: true,
+        };
+        let role = ServerRole::new(Id([7; 16]), HashMap::new(), settings, limits, &drain);
+        let offered = Arc::new(ServerPort {
             port: port.clone(),
             service,
             proxy_protocol,
-        };
+        });
+        let ports = HashMap::from([(port.keys.id, Arc::clone(&offered))]);
         let context = ServiceContext {
-            port: Arc::new(offered),
-            connect_timeout,
+            wants_origin: offered.proxy_protocol,
+            offered: OfferedPorts::new(ports),
+            settings: SharedSettings::new(settings),
+            port: offered,
             bench: None,
             draining: role.draining(),
             quotas: crate::server::quota::Quotas::new(limits, 1),

@@ -45,6 +45,7 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
         link.replace_at = self.replace_after(link.master).map(|age| link.since + age);
         let (master, why) = (self.master_name(link.master), link.reason.clone());
         self.report(LinkEvent::Joined { master: &master });
+        self.membership.handover().set_joined();
         let (slot, is_additional) = (self.uplink.slot, self.membership.is_additional());
         let congestion_control = congestion_control.algorithm().map(display);
         match self.current.replace(link) {
@@ -86,9 +87,17 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
         debug_assert!(self.links().count() <= 2, "never more than two links");
     }
 
-    /// Retires the link in use without a successor, and ends the attempts. An even older link keeps
-    /// the rest of its time: its tunnels may not have moved yet.
+    /// Retires the link in use without a successor, and ends the attempts.
     pub(super) fn give_up(&mut self) {
+        if let Some(current) = &self.current {
+            debug!(number = current.epoch, slot = %self.uplink.slot, "the link is not needed any more");
+        }
+        self.leave(RetirementCause::Surplus);
+    }
+
+    /// Retires the link in use, and ends the attempts. An even older link keeps the rest of its time:
+    /// its tunnels may not have moved yet.
+    pub(super) fn leave(&mut self, cause: RetirementCause) {
         (self.planned, self.failing_since) = (None, None);
         for attempt in self.attempts.drain(..) {
             attempt.cancel.cancel();
@@ -96,11 +105,9 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
             // could end an older link of the slot, with its channels.
             self.retiring.push(attempt);
         }
-        let Some(current) = self.current.take() else {
-            return;
-        };
-        debug!(number = current.epoch, slot = %self.uplink.slot, "the link is not needed any more");
-        self.retire(current, RetirementCause::Surplus);
+        if let Some(current) = self.current.take() {
+            self.retire(current, cause);
+        }
     }
 
     /// Closes an old link.

@@ -7,7 +7,8 @@
 //!     ▲                     │ failed           │ ended: replace now         │ no channel,
 //!     └─────────────────────┴──────────────────┤                            │ or RETIREMENT
 //!                                              ├ GOAWAY, rotation, MoveRequests: plan another
-//!                                              └ not wanted by the set: retiring, without a plan
+//!                                              ├ not wanted by the set: retiring, without a plan
+//!                                              └ another set takes over: the same, and the end
 //! ```
 //!
 //! A link that retires keeps its time to be left when newer ones retire too. Only GOAWAY on a newer
@@ -59,6 +60,7 @@ enum SupervisorEvent {
     RotationDue,
     OtherMasterRequested,
     WantedChanged,
+    Superseded,
 }
 
 /// The supervisor of one uplink's links.
@@ -81,6 +83,8 @@ pub(super) struct LinkSupervisor<R, W> {
     black_holes: Vec<BlackHoleDetector>,
     /// When the current series of failed attempts began.
     failing_since: Option<Instant>,
+    /// Another set takes over: no further links.
+    is_superseded: bool,
 }
 
 impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
@@ -108,11 +112,12 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
             path_timeouts: (0..masters).map(|_| PathTimeouts::default()).collect(),
             black_holes: vec![BlackHoleDetector::default(); masters],
             failing_since: None,
+            is_superseded: false,
         }
     }
 
-    /// Keeps a link up until `cancel` is cancelled, then waits until all links are closed
-    /// gracefully. Returns early if there is no master.
+    /// Keeps a link up until `cancel` is cancelled or another set has taken over, then waits until
+    /// all links are closed gracefully. Returns early if there is no master.
     ///
     /// # Cancel safety
     /// Dropping the future cuts the links.
@@ -120,7 +125,7 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
         if self.uplink.dialers.is_empty() {
             return;
         }
-        loop {
+        while !self.has_handed_over() {
             match self.next_event(cancel).await {
                 SupervisorEvent::Cancelled => break,
                 SupervisorEvent::Reported((
@@ -144,6 +149,7 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
                 SupervisorEvent::RotationDue => self.rotate(),
                 SupervisorEvent::OtherMasterRequested => self.switch_master(),
                 SupervisorEvent::WantedChanged => self.on_wanted_changed(),
+                SupervisorEvent::Superseded => self.hand_over(),
             }
             let master = self.current.as_ref().map(|current| current.master);
             self.membership.publish(master);
@@ -163,6 +169,7 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
             .map(|planned| planned.at);
         let replace_at = self.current.as_ref().and_then(|current| current.replace_at);
         let server = self.uplink.role == Role::Server;
+        let (handover, is_in_use) = (self.membership.handover(), !self.is_superseded);
         tokio::select! {
             biased;
             () = cancel.cancelled() => SupervisorEvent::Cancelled,
@@ -171,24 +178,40 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
             Some(ended) = self.tasks.join_next() => SupervisorEvent::Ended(ended),
             // Before the plan, so that no link is dialled that the set no longer wants.
             () = self.membership.wanted_changed() => SupervisorEvent::WantedChanged,
+            () = handover.superseded(), if is_in_use => SupervisorEvent::Superseded,
             () = wait_until(due) => SupervisorEvent::PlanDue,
             epoch = next_unused(&self.retiring, server) =>
                 SupervisorEvent::RetiringUnused(epoch),
             () = wait_until(replace_at) => SupervisorEvent::RotationDue,
-            () = self.uplink.move_requests.new_link_requested() => SupervisorEvent::RotationDue,
-            () = self.uplink.move_requests.other_master_requested() =>
+            () = self.uplink.move_requests.new_link_requested(), if is_in_use =>
+                SupervisorEvent::RotationDue,
+            () = self.uplink.move_requests.other_master_requested(), if is_in_use =>
                 SupervisorEvent::OtherMasterRequested,
         }
     }
 
     /// Dials if the set wants a link and none is up, or gives up what the set does not want.
     fn on_wanted_changed(&mut self) {
+        if self.is_superseded {
+            return;
+        }
         if !self.membership.is_wanted() {
             return self.give_up();
         }
         if self.current.is_none() && self.attempts.is_empty() && self.planned.is_none() {
             self.plan_retry(0, DialReason::NoLink);
         }
+    }
+
+    /// Retires the link in use, because another set takes over.
+    fn hand_over(&mut self) {
+        self.is_superseded = true;
+        self.leave(self.membership.handover().cause());
+    }
+
+    /// Whether another set has taken over, and no link is left.
+    fn has_handed_over(&self) -> bool {
+        self.is_superseded && self.attempts.is_empty() && self.links().next().is_none()
     }
 
     /// Whether two links are up, so that no other one may be established.

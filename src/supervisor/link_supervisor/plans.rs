@@ -37,7 +37,8 @@ impl<R: LinkedRole, W: Connector> LinkSupervisor<R, W> {
         }
         let epoch = next_epoch();
         // The master must not close an existing link when it accepts the new one.
-        let has_link_there = self.links().any(|link| link.master == master);
+        let has_link_there = self.links().any(|link| link.master == master)
+            || self.membership.handover().has_predecessor();
         let link = ManagedLink {
             epoch,
             master,

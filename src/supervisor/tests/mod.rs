@@ -4,6 +4,7 @@
 mod link_set;
 mod losses;
 mod moves;
+mod pool;
 mod several;
 mod spread;
 mod surplus;

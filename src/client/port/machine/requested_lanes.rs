@@ -52,6 +52,11 @@ impl RequestedLanes {
         }
     }
 
+    /// Changes the maximum number of lanes of a tunnel.
+    pub(super) fn set_max(&mut self, max: usize) {
+        self.max = max;
+    }
+
     /// Returns the lanes of a tunnel, with the number that the server wants now. `None`: the server
     /// has never asked for several.
     fn of(&mut self, tunnel: Id, wanted: usize, now: Instant) -> Option<&mut TunnelLanes> {

@@ -31,7 +31,7 @@ pub(super) struct InFlight {
 #[derive(Debug)]
 pub(super) struct PendingNew {
     /// The last request that was sent.
-    request: RequestNumber,
+    pub(super) request: RequestNumber,
     pub(super) link: LinkId,
     backoff: RetryBackoff,
     /// When to send the next one. Set while none is in flight.
@@ -121,7 +121,8 @@ impl PortMachine {
         purpose: AttachPurpose,
         now: Instant,
     ) -> bool {
-        let is_possible = self.pending_new.is_none() && !self.is_ending;
+        let is_unwanted = self.is_ending || self.is_retired;
+        let is_possible = self.pending_new.is_none() && !is_unwanted;
         let link = self.newest_link().filter(|_| is_possible);
         if let Some(link) = link {
             self.request_new(link, purpose, now);

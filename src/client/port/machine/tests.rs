@@ -4,6 +4,7 @@ mod lanes;
 mod random;
 mod requested_lanes;
 mod requests;
+mod retirement;
 
 use super::{requests::MIN_RETRY_WAIT, *};
 use crate::client::port::event::{AttachResult, Slots};

@@ -10,6 +10,7 @@
 
 #[cfg(test)]
 mod tests;
+mod tunnel_flow;
 
 use std::{
     collections::HashMap,
@@ -28,11 +29,12 @@ use tokio::{
 };
 use tracing::debug;
 
+pub(super) use self::tunnel_flow::TunnelFlowOpener;
 use super::udp_header;
 use crate::tunnel::details::NamedTarget;
 
-/// The largest datagram of UDP over IPv4, in bytes.
-const DATAGRAM_MAX: usize = 65_507;
+/// The largest datagram of UDP, which IPv6 carries, in bytes.
+const DATAGRAM_MAX: usize = 65_527;
 
 /// The most destinations of one association. The least recently used one gives way: a resolver asks
 /// a few servers, and a swarm of peers asks hundreds.
@@ -41,6 +43,15 @@ const FLOWS_MAX: usize = 256;
 /// The flow or its tunnel has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FlowEnded;
+
+/// Why a flow cannot be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FlowNotOpened {
+    /// No tunnel is attached.
+    NoTunnel,
+    /// The port has as many flows as it may.
+    Full,
+}
 
 /// A datagram flow to one destination. Dropping it ends the flow.
 pub(super) trait Flow: Send + Sync + 'static {
@@ -58,6 +69,9 @@ pub(super) trait Flow: Send + Sync + 'static {
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
     fn receive(&self) -> impl Future<Output = Result<Bytes, FlowEnded>> + Send;
+
+    /// Counts a datagram that the socket to the application did not take.
+    fn count_unsent(&self);
 }
 
 /// Opens flows.
@@ -65,8 +79,11 @@ pub(super) trait FlowOpener: Send {
     /// The flows.
     type Flow: Flow;
 
-    /// Opens a flow to a destination. Returns `None` without a tunnel, or with too many flows.
-    fn open(&self, target: &NamedTarget) -> Option<Self::Flow>;
+    /// Opens a flow to a destination.
+    ///
+    /// # Errors
+    /// If there is no tunnel, or the port has too many flows.
+    fn open(&self, target: &NamedTarget) -> Result<Self::Flow, FlowNotOpened>;
 }
 
 /// The datagrams of one application.
@@ -200,8 +217,9 @@ impl<O: FlowOpener> Association<O> {
         };
         carried.last_use.touch();
         if carried.flow.send(Bytes::copy_from_slice(content)).is_err() {
-            // The next datagram opens another flow.
-            self.remove(&target);
+            // The next datagram opens another flow. The task of this one passes the answers that
+            // have arrived, and ends.
+            self.flows.remove(&target);
         }
     }
 
@@ -212,7 +230,15 @@ impl<O: FlowOpener> Association<O> {
         application: SocketAddr,
     ) -> Option<&CarriedFlow<O::Flow>> {
         if !self.flows.contains_key(target) {
-            let flow = Arc::new(self.opener.open(target)?);
+            let flow = match self.opener.open(target) {
+                Ok(flow) => Arc::new(flow),
+                Err(FlowNotOpened::NoTunnel) => return None,
+                Err(FlowNotOpened::Full) => {
+                    // Makes room for the next datagram. The task of the flow has to end first.
+                    self.remove_oldest();
+                    return None;
+                }
+            };
             if self.flows.len() >= FLOWS_MAX {
                 self.remove_oldest();
             }
@@ -294,6 +320,7 @@ impl<F: Flow> FlowAnswers<F> {
             let datagram = udp_header::encode(&self.target, &content);
             if let Err(error) = self.socket.send_to(&datagram, self.application).await {
                 // Too long with its header, or lost like any datagram.
+                self.flow.count_unsent();
                 debug!(%error, length = datagram.len(), "datagram dropped");
             }
         }

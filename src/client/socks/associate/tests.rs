@@ -8,6 +8,7 @@ use std::{
 use tokio::{io::DuplexStream, sync::mpsc};
 
 use super::*;
+use crate::tunnel::tests::eventually;
 
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LONG: Duration = Duration::from_secs(20);
@@ -18,6 +19,7 @@ struct Echo {
     received: tokio::sync::Mutex<mpsc::Receiver<Bytes>>,
     is_silent: bool,
     open: Arc<AtomicUsize>,
+    unsent: Arc<AtomicUsize>,
 }
 
 impl Flow for Echo {
@@ -34,6 +36,10 @@ impl Flow for Echo {
     async fn receive(&self) -> Result<Bytes, FlowEnded> {
         self.received.lock().await.recv().await.ok_or(FlowEnded)
     }
+
+    fn count_unsent(&self) {
+        self.unsent.fetch_add(1, SeqCst);
+    }
 }
 
 impl Drop for Echo {
@@ -42,28 +48,45 @@ impl Drop for Echo {
     }
 }
 
-/// Opens echoing flows and counts them.
-#[derive(Clone, Default)]
+/// Opens echoing flows and counts them. There is no tunnel for `refused.lan`.
+#[derive(Clone)]
 struct Opener {
+    most: usize,
     opened: Arc<AtomicUsize>,
     open: Arc<AtomicUsize>,
+    unsent: Arc<AtomicUsize>,
+}
+
+impl Default for Opener {
+    fn default() -> Self {
+        Opener {
+            most: usize::MAX,
+            opened: Arc::default(),
+            open: Arc::default(),
+            unsent: Arc::default(),
+        }
+    }
 }
 
 impl FlowOpener for Opener {
     type Flow = Echo;
 
-    fn open(&self, target: &NamedTarget) -> Option<Echo> {
+    fn open(&self, target: &NamedTarget) -> Result<Echo, FlowNotOpened> {
         if target.host == "refused.lan" {
-            return None;
+            return Err(FlowNotOpened::NoTunnel);
+        }
+        if self.open.load(SeqCst) >= self.most {
+            return Err(FlowNotOpened::Full);
         }
         self.opened.fetch_add(1, SeqCst);
         self.open.fetch_add(1, SeqCst);
         let (answers, received) = mpsc::channel(16);
-        Some(Echo {
+        Ok(Echo {
             answers,
             received: tokio::sync::Mutex::new(received),
             is_silent: target.host == "silent.lan",
             open: Arc::clone(&self.open),
+            unsent: Arc::clone(&self.unsent),
         })
     }
 }
@@ -78,7 +101,10 @@ struct Testbed {
 
 impl Testbed {
     async fn new(port: u16, idle_timeout: Option<Duration>) -> Testbed {
-        let opener = Opener::default();
+        Testbed::with(Opener::default(), port, idle_timeout).await
+    }
+
+    async fn with(opener: Opener, port: u16, idle_timeout: Option<Duration>) -> Testbed {
         let opened = Association::open(LOCAL, LOCAL, port, opener.clone(), idle_timeout);
         let association = opened.await.expect("a socket");
         let application = UdpSocket::bind((LOCAL, 0)).await.expect("a socket");
@@ -191,8 +217,10 @@ async fn a_socket_at_another_port_than_announced_is_not_served() {
 #[tokio::test]
 async fn a_flow_that_is_refused_or_has_ended_is_opened_again() {
     let testbed = Testbed::new(0, None).await;
+    testbed.assert_echoes("dns.lan", 53, b"query").await;
     testbed.send("refused.lan", 53, b"query").await;
     testbed.assert_echoes("dns.lan", 53, b"query").await;
+    assert_eq!(testbed.opener.opened.load(SeqCst), 1, "it is still open");
     testbed.send("dns.lan", 53, b"end").await;
     testbed.assert_echoes("dns.lan", 53, b"query").await;
     assert_eq!(testbed.opener.opened.load(SeqCst), 2);
@@ -222,6 +250,35 @@ async fn the_least_recently_used_flow_gives_way() {
         "it was ended"
     );
     testbed.end().await;
+}
+
+#[tokio::test]
+async fn the_oldest_flow_gives_way_when_the_port_is_full() {
+    let opener = Opener {
+        most: 2,
+        ..Opener::default()
+    };
+    let testbed = Testbed::with(opener, 0, None).await;
+    testbed.assert_echoes("dns.lan", 1, b"query").await;
+    testbed.assert_echoes("dns.lan", 2, b"query").await;
+    testbed.send("dns.lan", 3, b"dropped").await;
+    eventually(|| testbed.opener.open.load(SeqCst) == 1).await;
+    testbed.assert_echoes("dns.lan", 3, b"query").await;
+    testbed.assert_echoes("dns.lan", 2, b"query").await;
+    assert_eq!(testbed.opener.opened.load(SeqCst), 3, "the second remained");
+    testbed.end().await;
+}
+
+#[tokio::test]
+async fn an_answer_too_long_for_a_datagram_is_dropped_and_counted() {
+    let (_, answers) = silent(None).await;
+    let flow = Arc::clone(&answers.flow);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { answers.carry().await });
+    // Valid in the tunnel, and too long with the header.
+    let answer = Bytes::from(vec![7; 65_507]);
+    flow.answers.send(answer).await.expect("a reader");
+    eventually(|| flow.unsent.load(SeqCst) == 1).await;
 }
 
 /// Returns the answers of a silent flow at a paused time.

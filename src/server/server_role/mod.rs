@@ -1,6 +1,9 @@
 //! The server's side of its links: registers the ports and answers each ATTACH.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -8,10 +11,11 @@ use tracing::{Instrument, debug, error, info, info_span, warn};
 
 use super::{
     draining::Draining,
-    port::{ServerPort, ports_frames},
+    port::{OfferedPorts, PortMap, ServerPort, ports_frames},
     quota::{QuotaLimits, Quotas},
     registrations::Registrations,
     service,
+    settings::{ServerSettings, SharedSettings},
     tunnels::Tunnels,
 };
 use crate::{
@@ -36,10 +40,8 @@ const MOVE_REQUEST_INTERVAL: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 pub(super) struct ServerRole {
     instance: Id,
-    ports: Arc<HashMap<Id, Arc<ServerPort>>>,
-    connect_timeout: Duration,
-    /// Whether benchmark streams are served.
-    bench: bool,
+    ports: OfferedPorts,
+    settings: SharedSettings,
     started: Moment,
     /// The live tunnels: clients may resume them.
     tunnels: Tunnels,
@@ -69,35 +71,34 @@ impl ServerRole {
         &self.registrations
     }
 
-    /// Returns the ports by key id.
-    pub(super) fn ports(&self) -> &HashMap<Id, Arc<ServerPort>> {
-        &self.ports
+    /// Returns the present ports by key id.
+    pub(super) fn ports(&self) -> Arc<PortMap> {
+        self.ports.all()
     }
 
-    /// Creates a role without a link. It serves benchmark streams if `bench` is set. Streams run on
-    /// `streams`, all other tasks on `tasks`; all of them end when `stop` is cancelled.
+    /// Creates a role without a link. Streams run on `streams`, all other tasks on `tasks`; all of
+    /// them end when `stop` is cancelled.
     pub(super) fn new(
         instance: Id,
-        ports: HashMap<Id, Arc<ServerPort>>,
-        connect_timeout: Duration,
+        ports: PortMap,
+        settings: ServerSettings,
         limits: QuotaLimits,
-        bench: bool,
         Drain {
             tasks,
             streams,
             stop,
         }: &Drain,
     ) -> Self {
-        let ports = Arc::new(ports);
+        let quotas = Quotas::new(limits, ports.len());
+        let ports = OfferedPorts::new(ports);
         ServerRole {
             instance,
-            ports: Arc::clone(&ports),
-            connect_timeout,
-            bench,
+            ports: ports.clone(),
+            settings: SharedSettings::new(settings),
             started: Moment::now(),
             tunnels: Tunnels::default(),
             registrations: Registrations::default(),
-            quotas: Quotas::new(limits, ports.len()),
+            quotas,
             draining: Draining::new(ports),
             descriptor_log: Arc::default(),
             refusals: Arc::default(),
@@ -120,7 +121,28 @@ impl ServerRole {
         if self.draining.has_started() {
             return vec!["the server is draining".to_owned()];
         }
-        self.registrations.missing(&self.ports)
+        self.registrations.missing(&self.ports())
+    }
+
+    /// Returns the ports, which may change.
+    pub(super) fn offered(&self) -> &OfferedPorts {
+        &self.ports
+    }
+
+    /// Changes the ports and the settings. Returns the removed ports, which accept no more streams.
+    pub(super) fn change(
+        &self,
+        ports: PortMap,
+        settings: ServerSettings,
+        limits: QuotaLimits,
+    ) -> Vec<Arc<ServerPort>> {
+        self.settings.set(settings);
+        self.quotas.set(limits, ports.len());
+        let former = self.ports();
+        let removed = self.draining.replace_ports(ports);
+        self.registrations.forget(&removed);
+        let removed = removed.iter().filter_map(|id| former.get(id));
+        removed.map(Arc::clone).collect()
     }
 
     fn attach(
@@ -134,7 +156,7 @@ impl ServerRole {
             let reason = "ATTACH with a channel number that is in use";
             return Err(Notice::new(Code::Protocol, reason));
         }
-        let Some(port) = self.ports.get(&id) else {
+        let Some(port) = self.ports.get(id) else {
             // Refuses the channel only: the other tunnels of the link must not suffer.
             outbox.control(&close(channel, &Notice::new(Code::Refused, "")));
             return Ok(());
@@ -146,12 +168,12 @@ impl ServerRole {
             find: &|id| self.tunnels.find(id),
             seen: &|port, tunnel| self.tunnels.seen(port, tunnel),
             is_open: &|| self.has_room(id),
-            bench: self.bench,
+            bench: self.settings.get().bench,
             addresses: port.proxy_protocol,
             tasks: &self.tasks,
         };
         match span.in_scope(|| attach::reply(&port.port, &context, message, outbox, channel)) {
-            Ok(reply) => self.answer(port, outbox, channel, reply, span),
+            Ok(reply) => self.answer(&port, outbox, channel, reply, span),
             Err(error) => {
                 let refusals = &port.port.process_shared.refusals;
                 refusals.count("attach", error.diagnosis_code().name());
@@ -209,10 +231,13 @@ impl ServerRole {
     fn serve(&self, port: &Arc<ServerPort>, tunnel: Tunnel, span: tracing::Span) {
         info!(parent: &span, tunnel = %tunnel.id(), "client attached");
         self.tunnels.add(&tunnel);
+        let bench = self.settings.get().bench;
         let context = service::ServiceContext {
             port: Arc::clone(port),
-            connect_timeout: self.connect_timeout,
-            bench: self.bench.then(|| BenchResponder::new(port.port.compress)),
+            wants_origin: port.proxy_protocol,
+            offered: self.ports.clone(),
+            settings: self.settings.clone(),
+            bench: bench.then(|| Arc::new(BenchResponder::new(port.port.compress))),
             draining: self.draining.clone(),
             quotas: Arc::clone(&self.quotas),
             refusals: Arc::clone(&self.refusals),
@@ -253,9 +278,9 @@ impl Handler for ServerSession {
                 .role
                 .attach(&self.outbox, channel, header.port, &message),
             Frame::Registered(answer) => {
-                let registrations = &self.role.registrations;
-                let changes = registrations.registered(&self.outbox, &answer, &self.role.ports);
-                changes.log(&answer, &self.role.ports, self.is_additional);
+                let (registrations, ports) = (&self.role.registrations, self.role.ports());
+                let changes = registrations.registered(&self.outbox, &answer, &ports);
+                changes.log(&answer, &ports, self.is_additional);
                 Ok(())
             }
             other => Err(Notice::new(
@@ -272,13 +297,8 @@ impl LinkedRole for ServerRole {
     fn begin(&self, link: &RoleLink) -> (Vec<Frame>, ServerSession) {
         self.tunnels.linked(&link.outbox, link.slot);
         self.registrations.begin(&link.outbox);
-        let first = if self.draining.linked(&link.outbox) {
-            Vec::new()
-        } else {
-            ports_frames(&self.ports, Frame::Register)
-        };
         (
-            first,
+            self.draining.linked(&link.outbox),
             ServerSession {
                 role: self.clone(),
                 outbox: Arc::clone(&link.outbox),
@@ -289,9 +309,10 @@ impl LinkedRole for ServerRole {
 
     fn retiring(&self, link: &RoleLink, cause: RetirementCause) {
         let outbox = Arc::clone(&link.outbox);
+        self.draining.retiring(&outbox);
         if cause == RetirementCause::Surplus {
             // No newer link of the slot has taken over the registrations.
-            let unregister = ports_frames(&self.ports, Frame::Unregister);
+            let unregister = ports_frames(&self.ports(), Frame::Unregister);
             unregister.iter().for_each(|frame| outbox.control(frame));
             self.registrations.withdrawn(&outbox);
         }
@@ -317,9 +338,10 @@ impl LinkedRole for ServerRole {
 
     fn joined(&self, link: &RoleLink, terms: &Terms) {
         self.registrations.joined(&link.outbox);
-        if self.ports.len() > terms.max_ports as usize && !link.is_additional {
+        let configured = self.ports().len();
+        if configured > terms.max_ports as usize && !link.is_additional {
             error!(
-                configured = self.ports.len(),
+                configured,
                 max_ports = terms.max_ports,
                 "more ports than the master accepts per link"
             );
@@ -331,110 +353,5 @@ fn close(channel: u32, notice: &Notice) -> Frame {
     Frame::Close {
         channel,
         notice: notice.clone(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        config::Target,
-        link::{KeepAliveTiming, Link},
-        supervisor::MoveRequests,
-        tunnel::tests::plain_port,
-    };
-    use report_proto::frame::{AttachHeader, Ports};
-
-    /// Returns a role with one port, and its key id.
-    fn role(drain: &Drain) -> (ServerRole, Id) {
-        let port = plain_port();
-        let id = port.keys.id;
-        let offered = ServerPort {
-            port,
-            service: "localhost:1".parse::<Target>().unwrap().into(),
-            proxy_protocol: false,
-        };
-        let role = ServerRole::new(
-            Id([7; 16]),
-            HashMap::from([(id, Arc::new(offered))]),
-            Duration::from_secs(1),
-            QuotaLimits::default(),
-            true,
-            drain,
-        );
-        (role, id)
-    }
-
-    fn link() -> RoleLink {
-        RoleLink {
-            outbox: Outbox::new(),
-            slot: Slot::FIRST,
-            is_additional: false,
-            move_requests: MoveRequests::default(),
-        }
-    }
-
-    /// Returns the first frame of a link that retires for this reason. A CLOSE follows the frames
-    /// of the role.
-    async fn first_frame_of_retiring(cause: RetirementCause) -> Frame {
-        let drain = Drain::default();
-        let (role, _) = role(&drain);
-        let link = link();
-        let (_, mut session) = role.begin(&link);
-        role.retiring(&link, cause);
-        link.outbox
-            .control(&close(1, &Notice::new(Code::Cancelled, "")));
-        let (socket, mut master) = crate::net::memory::pair();
-        let running = Link::new(socket, link.outbox, KeepAliveTiming::default());
-        let first = async {
-            let message = master.receive().await.unwrap().unwrap();
-            Frame::decode(message.freeze()).unwrap()
-        };
-        tokio::select! {
-            frame = first => frame,
-            _ = running.run(&mut session, std::future::pending()) => panic!("the link ended"),
-        }
-    }
-
-    #[tokio::test]
-    async fn a_link_without_a_successor_withdraws_the_ports_before_it_retires() {
-        let (_, id) = role(&Drain::default());
-        assert_eq!(
-            first_frame_of_retiring(RetirementCause::Surplus).await,
-            Frame::Unregister(Ports { ports: vec![id] })
-        );
-        assert!(matches!(
-            first_frame_of_retiring(RetirementCause::Replaced).await,
-            Frame::Close { channel: 1, .. }
-        ));
-    }
-
-    #[tokio::test]
-    async fn a_reused_channel_number_is_a_protocol_error_and_leaves_no_tunnel() {
-        let drain = Drain::default();
-        let request = attach::request(&plain_port(), &Outbox::new(), 1, &drain.tasks).unwrap();
-        let (role, id) = role(&drain);
-        let link = link();
-        let outbox = Arc::clone(&link.outbox);
-        let (_, mut session) = role.begin(&link);
-        let attach = || Frame::Attach {
-            channel: 3,
-            header: AttachHeader {
-                port: id,
-                instance: None,
-                avoid: Vec::new(),
-            },
-            message: request.message.clone(),
-        };
-        assert_eq!(session.on_frame(attach()), Ok(()));
-        assert_eq!(
-            session.on_frame(attach()).map_err(|notice| notice.code),
-            Err(Code::Protocol)
-        );
-        outbox.close(3, &Notice::new(Code::Shutdown, ""));
-        drain.tasks.close();
-        tokio::time::timeout(Duration::from_secs(10), drain.tasks.wait())
-            .await
-            .unwrap();
     }
 }

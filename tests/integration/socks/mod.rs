@@ -1,6 +1,8 @@
 //! Ports with the protocol `socks5`: curl and nc reach destinations through the proxy, every failure
 //! has its answer, and malformed requests harm no other application.
 
+mod datagrams;
+
 use std::{
     io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
@@ -36,7 +38,7 @@ impl Socks {
         let testbed = Testbed::new(Front::Direct);
         let path = Proxy::start(testbed.public_address());
         let local = ports::free();
-        let port = json!({"mark": "exit", "protocol": "socks5", "port_key": PORT_KEY, "compress_method": "zstd"});
+        let port = json!({"mark": "exit", "protocol": "socks5", "port_key": PORT_KEY, "compress_method": "zstd", "max_delay": "10s"});
         let at_server = with(port.clone(), json!({"allow": rules}));
         let at_client = with(
             with(port, json!({"local_address": local.to_string()})),
