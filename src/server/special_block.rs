@@ -55,8 +55,10 @@ static SPECIAL: &[SpecialBlock] = &[
     v6([0, 0, 0, 0, 0, 0, 0, 1], 128, "a loopback address"),
     v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10, "a link-local address"),
     v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8, "a multicast address"),
-    // The deprecated form `::127.0.0.1`, two prefixes of NAT64, Teredo, and 6to4.
+    // The deprecated form `::127.0.0.1`, the translated form `::ffff:0:127.0.0.1` (RFC 2765), two
+    // prefixes of NAT64, Teredo, and 6to4.
     v6([0, 0, 0, 0, 0, 0, 0, 0], 96, EMBEDS),
+    v6([0, 0, 0, 0, 0xffff, 0, 0, 0], 96, EMBEDS),
     v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96, EMBEDS),
     v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48, EMBEDS),
     v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 32, EMBEDS),

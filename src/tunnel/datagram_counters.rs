@@ -86,6 +86,12 @@ impl FlowSlot {
         open_flows.fetch_update(Relaxed, Relaxed, more).ok()?;
         Some(FlowSlot(Arc::clone(port)))
     }
+
+    /// Returns whether the port has no other of its `most` slots.
+    #[must_use]
+    pub fn is_last_of(&self, most: usize) -> bool {
+        self.0.datagrams.open_flows.load(Relaxed) >= most
+    }
 }
 
 impl Drop for FlowSlot {
@@ -150,7 +156,9 @@ mod tests {
         let port = Arc::new(PortCounters::default());
         let mut slots: Vec<_> = (0..5).filter_map(|_| FlowSlot::take(&port, 3)).collect();
         assert_eq!(slots.len(), 3);
+        assert!(slots[0].is_last_of(3) && !slots[0].is_last_of(4));
         slots.pop();
+        assert!(!slots[0].is_last_of(3));
         assert!(FlowSlot::take(&port, 3).is_some());
         assert!(FlowSlot::take(&port, 2).is_none());
         assert!(FlowSlot::take(&Arc::default(), 0).is_none());

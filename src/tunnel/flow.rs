@@ -69,7 +69,7 @@ impl DatagramFlow {
     /// Queues several datagrams at once, as [`DatagramFlow::send`] does.
     ///
     /// # Errors
-    /// As [`DatagramFlow::send`]. The datagrams before the one that failed are queued.
+    /// As [`DatagramFlow::send`]. The others are queued if one is too long.
     pub fn send_all(
         &self,
         datagrams: impl IntoIterator<Item = Bytes>,

@@ -12,12 +12,14 @@
 //! | `socks5`, `address` | the messages of SOCKS5 |
 //! | `http_connect` | the request and the responses of HTTP CONNECT |
 //! | `credentials` | the user of the proxy |
+//! | `dialect` | which of both an application speaks |
 //! | `request_error`, `failure` | why there is no connection, and the answer |
 //! | `associate`, `udp_header` | datagrams of UDP ASSOCIATE, and their flows in the tunnel |
 
 mod address;
 mod associate;
 mod credentials;
+mod dialect;
 mod failure;
 mod http_connect;
 mod request_error;
@@ -44,8 +46,8 @@ use tracing::{debug, info, warn};
 use self::{
     associate::{Association, TunnelFlowOpener},
     credentials::ProxyCredentials,
+    dialect::ProxyDialect,
     failure::ConnectFailure,
-    http_connect::{ESTABLISHED, failure_response},
     request_error::ProxyRequestError,
     socks5::{SocksReply, SocksRequest, encode_reply, unspecified},
 };
@@ -89,6 +91,8 @@ pub(super) struct SocksProxy {
     credentials: Option<ProxyCredentials>,
     /// Logs refusals, throttled.
     log: ThrottledLog,
+    /// Logs destinations without a connection, throttled: an application may try many.
+    failure_log: ThrottledLog,
     /// Logs flows of datagrams that are refused, throttled: each datagram may open another one.
     flow_log: ThrottledLog,
 }
@@ -99,32 +103,8 @@ impl SocksProxy {
         SocksProxy {
             credentials: user.map(ProxyCredentials::new),
             log: ThrottledLog::default(),
+            failure_log: ThrottledLog::default(),
             flow_log: ThrottledLog::default(),
-        }
-    }
-}
-
-/// The protocol between an application and the proxy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ProxyDialect {
-    Socks5,
-    Http,
-}
-
-impl ProxyDialect {
-    /// Returns the answer to a request whose connection is up.
-    fn success(self) -> Vec<u8> {
-        match self {
-            ProxyDialect::Socks5 => encode_reply(SocksReply::Succeeded, unspecified()),
-            ProxyDialect::Http => ESTABLISHED.to_vec(),
-        }
-    }
-
-    /// Returns the answer to a request without a connection.
-    fn failure(self, failure: ConnectFailure) -> Vec<u8> {
-        match self {
-            ProxyDialect::Socks5 => encode_reply(failure.reply(), unspecified()),
-            ProxyDialect::Http => failure_response(failure),
         }
     }
 }
@@ -174,7 +154,9 @@ pub(super) async fn serve(
         () = context.stop.cancelled() => return,
     };
     match requested {
-        Ok(ProxyRequest::Connect(request)) => connect(context, socket, peer, request).await,
+        Ok(ProxyRequest::Connect(request)) => {
+            connect(context, proxy, socket, peer, request).await;
+        }
         Ok(ProxyRequest::Associate(request)) => {
             let opener = TunnelFlowOpener {
                 port: Arc::clone(&context.port),
@@ -254,6 +236,7 @@ impl ProxyRequest {
 /// Connects an application to its destination.
 async fn connect(
     context: &ListenerContext,
+    proxy: &SocksProxy,
     socket: LocalStream,
     peer: LocalPeer,
     request: ConnectRequest,
@@ -297,13 +280,27 @@ async fn connect(
                 tunnel = next;
             }
             Err(error) => {
-                let failure = ConnectFailure::of(&error);
-                count_refusal(context, failure.reason());
-                info!(%peer, reason = failure.reason(), "no connection to the destination: {error}");
+                let failure = report_failure(context, proxy, peer, &error);
                 return refuse(context, socket, &request, failure).await;
             }
         }
     }
+}
+
+/// Counts and logs that there is no connection. Returns why.
+fn report_failure(
+    context: &ListenerContext,
+    proxy: &SocksProxy,
+    peer: LocalPeer,
+    error: &ConfirmationError,
+) -> ConnectFailure {
+    let failure = ConnectFailure::of(error);
+    let reason = failure.reason();
+    count_refusal(context, reason);
+    proxy
+        .failure_log
+        .log(|times| info!(times, %peer, reason, "no connection to the destination: {error}"));
+    failure
 }
 
 /// Opens a stream to a destination.

@@ -135,6 +135,10 @@ impl Receiver {
             let count = batch.len() as u64;
             match flow.map(|flow| flow.send_all(batch)) {
                 Ok(Ok(())) => {}
+                // IPv6 carries longer datagrams than IPv4 and a tunnel do.
+                Ok(Err(error)) if error.is_about_one_datagram() => {
+                    self.count(DropReason::Socket, 1);
+                }
                 // The flow has just ended. Its task removes it.
                 Ok(Err(_)) => self.count(DropReason::FlowEnded, count),
                 Err(refusal) => self.refuse(key, refusal, count),

@@ -11,7 +11,7 @@ mod transmit;
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
 use bytes::Bytes;
@@ -165,7 +165,8 @@ impl DatagramSocket {
         local_ip: Option<IpAddr>,
         datagrams: &[Bytes],
     ) -> SendSummary {
-        let local_ip = local_ip.filter(|_| self.local.ip().is_unspecified());
+        let is_usable = |ip: &IpAddr| self.local.ip().is_unspecified() && !is_of_many(*ip);
+        let local_ip = local_ip.filter(is_usable);
         self.transmit_all(address, local_ip, datagrams).await
     }
 
@@ -182,6 +183,11 @@ impl DatagramSocket {
             },
         }
     }
+}
+
+/// Returns whether an address belongs to several machines, so that none can send from it.
+fn is_of_many(address: IpAddr) -> bool {
+    address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
 fn new_socket(address: SocketAddr) -> io::Result<Socket> {
@@ -294,6 +300,32 @@ mod tests {
             .await;
         assert_eq!(summary.dropped, 0, "{:?}", summary.error);
         assert_eq!(receive(&client, 1).await.remove(0).bytes, "answer");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_broadcast_is_answered_from_an_address_of_this_machine() {
+        let wildcard = SocketAddr::from(([0, 0, 0, 0], 0));
+        let service = DatagramSocket::bind(wildcard, &[]).expect("bound");
+        let port = service.local_addr().port();
+        let client = UdpSocket::bind(loopback()).await.expect("bound");
+        client.set_broadcast(true).expect("allowed");
+        let all = SocketAddr::from(([127, 255, 255, 255], port));
+        client.send_to(b"question", all).await.expect("sent");
+        let question = receive(&service, 1).await.remove(0);
+        assert_eq!(question.local_ip, Some(all.ip()));
+        let limited = Some(IpAddr::V4(Ipv4Addr::BROADCAST));
+        for local_ip in [question.local_ip, limited] {
+            let answer = [Bytes::from_static(b"answer")];
+            let summary = service.send_to(question.source, local_ip, &answer).await;
+            assert_eq!(summary.dropped, 0, "{:?}", summary.error);
+            let mut content = [0; 16];
+            let answered = client.recv_from(&mut content);
+            let answered = tokio::time::timeout(Duration::from_secs(10), answered).await;
+            let (length, source) = answered.expect("in time").expect("received");
+            assert_eq!(&content[..length], b"answer");
+            assert_eq!(source, SocketAddr::from(([127, 0, 0, 1], port)));
+        }
     }
 
     #[tokio::test]

@@ -31,6 +31,12 @@ impl DatagramSocket {
         mut datagrams: &[Bytes],
     ) -> SendSummary {
         let mut summary = SendSummary::default();
+        if address.port() == 0 {
+            // Only forged sources have no port. The error of Linux would look as if it could not split
+            // joined datagrams, and the socket would join none again.
+            summary.fail(datagrams.len(), io::ErrorKind::AddrNotAvailable.into());
+            return summary;
+        }
         let mut joined = Vec::new();
         while let Some(first) = datagrams.first() {
             let (batch, rest) = datagrams.split_at(joinable(datagrams, self.joined_max()));
@@ -50,8 +56,7 @@ impl DatagramSocket {
                 }
             }
             for datagram in batch {
-                let transmit = transmit(address, local_ip, datagram, None);
-                if let Err(error) = self.transmit(&transmit).await {
+                if let Err(error) = self.transmit_one(address, local_ip, datagram).await {
                     summary.fail(1, error);
                 }
             }
@@ -68,6 +73,26 @@ impl DatagramSocket {
         }
     }
 
+    /// Sends a datagram. If it cannot leave from `local_ip`, such as the address of a broadcast, the
+    /// system chooses the address.
+    async fn transmit_one(
+        &self,
+        address: SocketAddr,
+        local_ip: Option<IpAddr>,
+        datagram: &Bytes,
+    ) -> io::Result<()> {
+        let sent = self
+            .transmit(&transmit(address, local_ip, datagram, None))
+            .await;
+        match sent {
+            Err(error) if local_ip.is_some() && is_about_local_address(&error) => {
+                self.transmit(&transmit(address, None, datagram, None))
+                    .await
+            }
+            sent => sent,
+        }
+    }
+
     async fn transmit(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         if self.peer.is_some() && !TAKES_PEER {
             return self.io.send(transmit.contents).await.map(|_| ());
@@ -75,6 +100,14 @@ impl DatagramSocket {
         let send = || self.state.try_send((&self.io).into(), transmit);
         self.io.async_io(Interest::WRITABLE, send).await
     }
+}
+
+/// Returns whether an error may mean that the local address cannot be used.
+fn is_about_local_address(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidInput | io::ErrorKind::AddrNotAvailable
+    )
 }
 
 fn transmit(
@@ -113,6 +146,17 @@ fn joinable(datagrams: &[Bytes], most: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_source_without_a_port_gets_no_answer_and_costs_others_nothing() {
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        let socket = DatagramSocket::bind(loopback, &[]).expect("bound");
+        let before = socket.joined_max();
+        let answers = [Bytes::from_static(b"one"), Bytes::from_static(b"two")];
+        let summary = socket.send_to(loopback, None, &answers).await;
+        assert_eq!(summary.dropped, 2);
+        assert_eq!(socket.joined_max(), before);
+    }
 
     #[test]
     fn equal_datagrams_and_one_shorter_behind_them_are_joined() {

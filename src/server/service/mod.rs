@@ -55,7 +55,8 @@ pub(super) struct ServiceContext {
     pub quotas: Arc<Quotas>,
     /// Logs connections that the quotas or the rules for destinations refuse, throttled.
     pub refusals: Arc<ThrottledLog>,
-    /// Logs flows of datagrams whose service fails, throttled: each datagram may open another one.
+    /// Logs named destinations that cannot be reached, and flows of datagrams whose service fails,
+    /// throttled: each request and each datagram may cause another one.
     pub flow_failures: Arc<ThrottledLog>,
     /// Ends a detached tunnel when that makes room.
     pub tunnels: Tunnels,
@@ -154,7 +155,7 @@ impl ServiceDialError {
     }
 
     /// Logs the error. A lack of descriptors affects all streams and is not logged for each of
-    /// them, nor are refusals by the rules, which an application can cause at will.
+    /// them, nor are failures of named destinations, which an application can cause at will.
     fn log(&self, context: &ServiceContext) {
         match self {
             ServiceDialError::Connect(ConnectError::OutOfFiles(out))
@@ -175,9 +176,9 @@ impl ServiceDialError {
                 DestinationFault::Denied(_) => context
                     .refusals
                     .log(|times| warn!(times, "destination refused: {error}")),
-                DestinationFault::Connect(_) => {
-                    info!(code = %error.code(), "cannot reach the destination: {error}");
-                }
+                DestinationFault::Connect(_) => context.flow_failures.log(|times| {
+                    info!(times, code = %error.code(), "cannot reach the destination: {error}");
+                }),
             },
             error => {
                 let service = match &context.port.service {

@@ -13,7 +13,7 @@ mod states;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, info_span};
@@ -110,6 +110,21 @@ impl ServiceTargets {
                 target.cloned().into_iter().collect()
             }
             Addresses::Pool(pool) => pool.candidates(),
+        }
+    }
+
+    /// Records that a target has answered datagrams.
+    pub(super) fn on_answered(&self, target: &Target) {
+        if let Addresses::Pool(pool) = &self.0 {
+            pool.on_answered(target);
+        }
+    }
+
+    /// Records that a target has refused datagrams, at its last address with this error.
+    pub(super) fn on_refused(&self, target: &Target, address: SocketAddr, error: io::Error) {
+        if let Addresses::Pool(pool) = &self.0 {
+            let error = ConnectError::Addresses(vec![(address, error.into())]);
+            pool.on_refused(target, &error);
         }
     }
 

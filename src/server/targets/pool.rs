@@ -99,6 +99,24 @@ impl TargetPool {
         targets.cloned().collect()
     }
 
+    /// Records that a target has answered datagrams.
+    pub(super) fn on_answered(&self, target: &Target) {
+        if let Some(index) = self.index_of(target) {
+            self.on_connected(index, target);
+        }
+    }
+
+    /// Records that a target has refused datagrams.
+    pub(super) fn on_refused(&self, target: &Target, error: &ConnectError) {
+        if let Some(index) = self.index_of(target) {
+            self.on_connect_failed(index, target, error);
+        }
+    }
+
+    fn index_of(&self, target: &Target) -> Option<usize> {
+        self.targets.iter().position(|one| one == target)
+    }
+
     /// Returns whether the configuration has a health check.
     pub(super) fn has_health_check(&self) -> bool {
         self.health_check.is_some()

@@ -1,7 +1,5 @@
 //! Tests of connections to the addresses of a service, over real sockets.
 
-use std::net::SocketAddr;
-
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::*;
@@ -39,6 +37,22 @@ fn any_of<const N: usize>(addresses: [SocketAddr; N], choice: TargetChoice) -> S
 async fn reached(service: &ServiceTargets, offset: u16) -> Result<SocketAddr, ConnectError> {
     let stream = service.connect(offset, LIMIT).await?;
     Ok(stream.tcp().unwrap().peer_addr().unwrap())
+}
+
+#[tokio::test]
+async fn a_target_that_refuses_datagrams_is_the_last_choice_until_it_answers() {
+    let addresses = [1, 2].map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
+    let service = any_of(addresses, TargetChoice::Ordered);
+    let [first, second] = addresses.map(target);
+    let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+    service.on_refused(&first, addresses[0], refused);
+    assert_eq!(service.candidates(0), [second.clone(), first.clone()]);
+    let reports = service.reports();
+    assert_eq!((reports[0].is_healthy, reports[0].failures), (false, 1));
+    assert!(reports[1].is_healthy);
+    service.on_answered(&first);
+    assert_eq!(service.candidates(0), [first, second]);
+    assert!(service.reports().iter().all(|report| report.is_healthy));
 }
 
 #[tokio::test]

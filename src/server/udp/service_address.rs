@@ -22,6 +22,8 @@ pub(super) struct ServiceAddresses {
     /// Names that are not resolved yet, and their ports.
     targets: VecDeque<Target>,
     addresses: VecDeque<SocketAddr>,
+    /// The target to which the latest addresses belong.
+    target: Option<Target>,
     /// How long the resolution of a name may take.
     limit: Duration,
     errors: Vec<ConnectError>,
@@ -33,6 +35,7 @@ impl ServiceAddresses {
         ServiceAddresses {
             targets: targets.into(),
             addresses: VecDeque::new(),
+            target: None,
             limit,
             errors: Vec::new(),
         }
@@ -43,6 +46,7 @@ impl ServiceAddresses {
         ServiceAddresses {
             targets: VecDeque::new(),
             addresses: addresses.into(),
+            target: None,
             limit: Duration::ZERO,
             errors: Vec::new(),
         }
@@ -50,7 +54,17 @@ impl ServiceAddresses {
 
     /// Returns whether another address is left.
     pub(super) fn has_more(&self) -> bool {
-        !self.addresses.is_empty() || !self.targets.is_empty()
+        self.has_more_of_target() || !self.targets.is_empty()
+    }
+
+    /// Returns whether another address of the latest target is left.
+    pub(super) fn has_more_of_target(&self) -> bool {
+        !self.addresses.is_empty()
+    }
+
+    /// Returns the target of the latest socket. Addresses that were checked before have none.
+    pub(super) fn target(&self) -> Option<&Target> {
+        self.target.as_ref()
     }
 
     /// Returns a socket to the next address.
@@ -78,7 +92,10 @@ impl ServiceAddresses {
                 Some(Target::Tcp(target)) => {
                     let deadline = Instant::now() + self.limit;
                     match look_up(&target.host, target.port, deadline).await {
-                        Ok(addresses) => self.addresses.extend(addresses),
+                        Ok(addresses) => {
+                            self.addresses.extend(addresses);
+                            self.target = Some(Target::Tcp(target));
+                        }
                         Err(ConnectError::OutOfFiles(out)) => {
                             return Err(ConnectError::OutOfFiles(out));
                         }

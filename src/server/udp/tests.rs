@@ -200,15 +200,20 @@ async fn a_closed_port_ends_the_flow_as_refused() {
 #[tokio::test]
 async fn the_next_target_gets_what_a_closed_one_refused() {
     let (socket, target) = service().await;
-    let closed = closed().await.to_string().parse().unwrap();
-    let targets = ServiceTargets::any_of(vec![closed, target], Default::default(), None);
+    let closed = closed().await;
+    let first = closed.to_string().parse().unwrap();
+    let targets = ServiceTargets::any_of(vec![first, target], Default::default(), None);
     let bed = FlowTestbed::new(targets.into(), false, |_| {}).await;
     let flow = bed.open(&OpenDetails::default(), "question");
     let (content, source) = receive(&socket).await;
     assert_eq!(content, b"question");
     socket.send_to(b"answer", source).await.unwrap();
     assert_eq!(answer(&flow).await, "answer");
-    drop(flow);
+    // The next flow begins at the target that answers, although the first one is open again.
+    let opened = UdpSocket::bind(closed).await.unwrap();
+    let next = bed.open(&OpenDetails::default(), "next question");
+    assert_eq!(receive(&socket).await.0, b"next question");
+    drop((flow, next, opened));
     bed.end().await;
 }
 

@@ -64,16 +64,21 @@ impl TunnelCore {
     /// Queues datagrams on a flow.
     ///
     /// # Errors
-    /// If the peer has ended the flow, or if a datagram is too long. Those before it are queued.
+    /// If the peer has ended the flow, or if a datagram is too long. The others are queued then.
     pub(in crate::tunnel) fn send_datagrams(
         &mut self,
         now: Instant,
         flow: FlowId,
         datagrams: impl IntoIterator<Item = Bytes>,
     ) -> Result<(), FlowError> {
-        datagrams
-            .into_iter()
-            .try_for_each(|datagram| self.mux.send_datagram(now, flow, datagram))
+        let mut outcome = Ok(());
+        for datagram in datagrams {
+            match self.mux.send_datagram(now, flow, datagram) {
+                Err(FlowError::TooLong) => outcome = Err(FlowError::TooLong),
+                sent => sent?,
+            }
+        }
+        outcome
     }
 
     /// Returns what happened to datagrams since the last call.

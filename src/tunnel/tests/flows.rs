@@ -43,6 +43,13 @@ async fn datagrams_of_a_flow_arrive_in_both_directions() {
     let too_long = Bytes::from(vec![0; DATAGRAM_MAX + 1]);
     let error = sent.send(too_long).unwrap_err();
     assert!(error.is_about_one_datagram(), "{error}");
+    // The others of the batch are sent.
+    let too_long = Bytes::from(vec![0; DATAGRAM_MAX + 1]);
+    let batch = [datagram(4, 10), too_long, datagram(5, 20)];
+    let error = sent.send_all(batch).unwrap_err();
+    assert!(error.is_about_one_datagram(), "{error}");
+    assert_eq!(within(received.recv()).await.unwrap(), datagram(4, 10));
+    assert_eq!(within(received.recv()).await.unwrap(), datagram(5, 20));
     drop((sent, received, client, server));
     bed.end().await;
 }

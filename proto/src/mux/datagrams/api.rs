@@ -62,12 +62,11 @@ impl Mux {
     /// # Errors
     /// If the flow does not exist, or if the peer has ended it and everything is read.
     pub fn read_datagram(&mut self, id: FlowId) -> Result<Option<Bytes>, FlowError> {
-        let flow = self
-            .datagrams
-            .flows
-            .get_mut(&id)
-            .ok_or(FlowError::Unknown)?;
-        let datagram = self.datagrams.received.pop(id);
+        let datagrams = &mut self.datagrams;
+        let flow = datagrams.flows.get_mut(&id).ok_or(FlowError::Unknown)?;
+        let details = std::mem::take(&mut flow.unread_details);
+        datagrams.unread_details = datagrams.unread_details.saturating_sub(details);
+        let datagram = datagrams.received.pop(id);
         if let (None, Some(code)) = (&datagram, flow.ended) {
             return Err(FlowError::Ended(code));
         }

@@ -62,6 +62,10 @@ const HEAVY_MIN: usize = 8 * 1024;
 /// the memory budget.
 const FLOW_COST: u64 = 256;
 
+/// The details of flows that the application has not read from yet have this many bytes at most
+/// (PROTOCOL 12). They wait until the application serves the flow, so a peer could make them many.
+const UNREAD_DETAILS_MAX: usize = 1 << 20;
+
 /// After this many removed flows, the scheduler drops the keys that it still keeps of them.
 const STALE_KEYS_MAX: usize = 1024;
 
@@ -112,6 +116,9 @@ struct FlowState {
     ended: Option<ResetCode>,
     /// Whether the application waits for a datagram.
     wants_read: bool,
+    /// The length of the details of a flow that the peer has opened, until the application reads
+    /// from the flow for the first time.
+    unread_details: usize,
 }
 
 impl FlowState {
@@ -122,6 +129,7 @@ impl FlowState {
             announced_in: None,
             ended: None,
             wants_read: false,
+            unread_details: 0,
         }
     }
 
@@ -153,6 +161,8 @@ pub(super) struct Datagrams {
     /// With several lanes, those of them that were heavy when a datagram was queued.
     heavy: DrrScheduler<FlowId>,
     stale_keys: usize,
+    /// The sum of [`FlowState::unread_details`].
+    unread_details: usize,
     /// The flows whose OPEN_FLOW is to be answered.
     answers: BTreeSet<FlowId>,
     ended: EndedFlows,
@@ -184,6 +194,7 @@ impl Datagrams {
             round: DrrScheduler::default(),
             heavy: DrrScheduler::default(),
             stale_keys: 0,
+            unread_details: 0,
             answers: BTreeSet::new(),
             ended: EndedFlows::default(),
             lateness: LatenessFilter::default(),
@@ -222,6 +233,7 @@ impl Datagrams {
     pub(super) fn held_bytes(&self) -> u64 {
         let waiting = self.sending.memory().saturating_add(self.received.memory());
         let flows = FLOW_COST.saturating_mul(self.flows.len() as u64);
+        let waiting = waiting.saturating_add(self.unread_details);
         flows.saturating_add(waiting as u64)
     }
 
@@ -267,6 +279,7 @@ impl Datagrams {
     /// Forgets a flow. Returns its state.
     fn remove(&mut self, id: FlowId) -> Option<FlowState> {
         let flow = self.flows.remove(&id)?;
+        self.unread_details = self.unread_details.saturating_sub(flow.unread_details);
         let waiting = self.received.remove(id);
         self.counts.ended = self.counts.ended.saturating_add(waiting);
         self.stop_sending(id);

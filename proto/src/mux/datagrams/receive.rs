@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::{DATAGRAM_MAX, FlowState, cost};
+use super::{DATAGRAM_MAX, FlowState, UNREAD_DETAILS_MAX, cost};
 use crate::mux::{
     DETAILS_MAX, LaneId, Mux, MuxError, MuxEvent, ResetCode, TunnelFrame, TunnelSide, frame::FlowId,
 };
@@ -114,13 +114,21 @@ impl Mux {
         }
         let is_new = !datagrams.flows.contains_key(&id);
         if is_new {
-            if datagrams.flows.len() >= self.parameters.flows_max {
+            let unread_details = datagrams.unread_details.saturating_add(details.len());
+            let has_room = datagrams.flows.len() < self.parameters.flows_max
+                && unread_details <= UNREAD_DETAILS_MAX;
+            if !has_room {
                 // Remembered too: the client may repeat OPEN_FLOW before it learns of the end.
                 datagrams.ended.remember(id, ResetCode::Limit);
                 datagrams.ended.report(id, ResetCode::Limit);
                 return Ok(());
             }
-            datagrams.flows.insert(id, FlowState::new(None));
+            datagrams.unread_details = unread_details;
+            let flow = FlowState {
+                unread_details: details.len(),
+                ..FlowState::new(None)
+            };
+            datagrams.flows.insert(id, flow);
             self.events.push_back(MuxEvent::FlowOpened {
                 flow: id,
                 details: Bytes::copy_from_slice(details),

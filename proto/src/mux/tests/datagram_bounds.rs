@@ -77,6 +77,48 @@ fn flood_of_flows_and_datagrams_is_bounded() {
 }
 
 #[test]
+fn details_that_no_application_reads_are_bounded_and_take_memory() {
+    const LENGTH: usize = 4096;
+    const MOST: usize = (1 << 20) / LENGTH;
+    let mut pair = Pair::with(Parameters {
+        flows_max: 4 * MOST,
+        ..PARAMETERS
+    });
+    let budget = Arc::new(MemoryBudget::new(64 << 20));
+    pair.server = pair.server.with_budget(Arc::clone(&budget));
+    let open = |pair: &mut Pair, flow: u64| {
+        let details = Bytes::from(vec![b' '; LENGTH]);
+        let flow = FlowId(flow);
+        let message = message(&[TunnelFrame::OpenFlow { flow, details }]);
+        let handled = pair.server.handle_message(pair.now, LaneId::FIRST, message);
+        handled.unwrap();
+    };
+    for flow in 0..2 * MOST as u64 {
+        open(&mut pair, flow);
+    }
+    assert_eq!(
+        drain(&mut pair.server).len(),
+        MOST,
+        "the others are refused"
+    );
+    let ends = opens_and_ends(&all_frames(&mut pair.server, pair.now)).1;
+    assert_eq!(ends.len(), MOST);
+    assert!(ends.iter().all(|(_, code)| *code == ResetCode::Limit));
+    assert!(budget.used() >= 1 << 20, "{}", budget.used());
+    // A flow that is served, and one that ends, make room.
+    assert_eq!(pair.server.read_datagram(FlowId(0)), Ok(None));
+    pair.server.end_flow(FlowId(1), ResetCode::Cancelled);
+    for flow in [3, 4, 5] {
+        open(&mut pair, 2 * MOST as u64 + flow);
+    }
+    assert_eq!(pair.server.flows(), MOST + 1);
+    for flow in 0..3 * MOST as u64 {
+        pair.server.end_flow(FlowId(flow), ResetCode::Cancelled);
+    }
+    assert_eq!((pair.server.flows(), budget.used()), (0, 0));
+}
+
+#[test]
 fn expired_datagrams_and_ended_flows_return_their_memory() {
     const ACCURACY: u64 = 16 * 1024;
     let mut pair = Pair::new();
