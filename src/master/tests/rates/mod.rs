@@ -381,10 +381,10 @@ async fn closed_channel_with_held_data_leaves_the_tree() {
     let mut master = MemoryMaster::start();
     let (mut server, mut client) = master.pair().await;
     master.limit(PORT, 1_000);
-    for _ in 0..5 {
-        server.data(1, &[1; 20_000]).await;
+    for _ in 0..12 {
+        server.data(1, &[1; 8_000]).await;
     }
-    client.expect_data(1, &[1; 20_000]).await;
+    client.expect_data(1, &[1; 8_000]).await;
     assert_eq!(master.router.rates.limited_pairs(), 1);
     client.close(1).await;
     until("the pair is gone", || {
