@@ -146,6 +146,10 @@ fn tunnel_states() -> BTreeMap<&'static str, StateBounds> {
         ),
         ("stream that the peer does not read", state(&[], &[])),
         ("flow of datagrams", state(&[], &[])),
+        (
+            "details of a flow that no application serves yet",
+            state(&[], &[]),
+        ),
         ("datagram that waits", state(&[], &[mux::WAITING_MAX])),
         (
             "connection that waits for a tunnel",

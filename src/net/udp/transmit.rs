@@ -106,7 +106,10 @@ impl DatagramSocket {
 fn is_about_local_address(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::InvalidInput | io::ErrorKind::AddrNotAvailable
+        io::ErrorKind::InvalidInput
+            | io::ErrorKind::AddrNotAvailable
+            // There is no route from the address of a limited broadcast.
+            | io::ErrorKind::NetworkUnreachable
     )
 }
 

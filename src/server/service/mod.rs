@@ -282,11 +282,9 @@ async fn serve_streams(context: &Arc<ServiceContext>, tunnel: &Tunnel) -> u64 {
                 ));
             }
             Ok(Purpose::Measure(request)) => {
-                drop(
-                    context.streams.spawn(
-                        measure(Arc::clone(&context), stream, request, permit).instrument(span),
-                    ),
-                );
+                drop(context.streams.spawn(
+                    measure(Arc::clone(&context), stream, request, permit).instrument(span),
+                ));
             }
             Err(error) => {
                 // Never pass such a stream to the service: a client that meant to measure would

@@ -420,7 +420,11 @@ impl Simulation {
         let mux = &mut self.peers[side].mux;
         let had = mux.has_transmit(LaneId(lane));
         if mux.poll_transmit(self.now, LaneId(lane), &mut out, room) {
-            assert!(had && out.len() <= room, "had {had}, {} of {room}", out.len());
+            assert!(
+                had && out.len() <= room,
+                "had {had}, {} of {room}",
+                out.len()
+            );
             let message = out.freeze();
             self.record_datagrams(side, lane, message.clone());
             self.send(side, lane, Item::Message(message));
