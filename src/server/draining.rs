@@ -1,5 +1,5 @@
-//! The ports that a server offers on its links: a change of the configuration replaces them, and the
-//! drain removes them.
+//! The ports that a server offers on its links. A change of the configuration replaces them, and
+//! the drain removes them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -1,6 +1,6 @@
-//! Blocks of addresses that a server does not dial for applications without an explicit rule: those
-//! of this machine and of the link, the metadata services of clouds, and IPv6 addresses that lead to
-//! an IPv4 one.
+//! Blocks of addresses that a server does not dial for applications without an explicit rule:
+//! those of this machine and of the link, the metadata services of clouds, and IPv6 addresses that
+//! lead to an IPv4 one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
