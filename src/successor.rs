@@ -112,7 +112,7 @@ mod unix {
     use super::{PassedListener, RestartError, START_TIMEOUT};
     use crate::net::passed_sockets::{self, SUCCESSOR_VARIABLE};
 
-    /// What a successor sends when it accepts connections.
+    /// The message of a successor that accepts connections.
     const READY: &[u8] = b"ready\n";
 
     /// The lowest number of a passed descriptor. systemd uses the same. Zero to two are the standard
@@ -131,7 +131,7 @@ mod unix {
     impl Drop for Successor {
         fn drop(&mut self) {
             if !self.has_taken_over {
-                // It may have ended by itself. The system reaps it at the end of this process.
+                // It may have ended already. The system reaps it at the end of this process.
                 let _ = self.process.kill();
             }
         }
@@ -243,7 +243,7 @@ mod unix {
     /// Ends a successor that is not ready.
     async fn end(mut successor: Successor) -> io::Result<ExitStatus> {
         run_blocking(move || {
-            // It may have ended by itself.
+            // It may have ended already.
             let _ = successor.process.kill();
             successor.process.wait()
         })

@@ -26,7 +26,7 @@ const EXIT_CODES: [(&str, &str); 4] = [
     ("2", "Invalid arguments."),
     (
         "129, 130, 143",
-        "SIGHUP, SIGINT or SIGTERM ended the process at once: the second signal to a role or to report-quickstart(1), the first to report-bench(1), report-connect(1) or report-doctor(1).",
+        "SIGHUP, SIGINT or SIGTERM ended the process at once: the second signal to a role or to report-quickstart(1), the first to report-bench(1), report-connect(1) or report-doctor(1). A role with a configuration file reloads it at SIGHUP instead.",
     ),
 ];
 

@@ -24,7 +24,7 @@ pub(super) struct PortBuilder {
     known: Vec<KnownPort>,
 }
 
-/// What a port keeps when its other fields change.
+/// The values that a port keeps when its other fields change.
 #[derive(Clone)]
 struct KnownPort {
     port_key: Secret,

@@ -44,7 +44,7 @@ impl From<HostPort> for PortAddress {
     }
 }
 
-/// What a port listens for at an address.
+/// The kind of traffic for which a port listens at an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ListenerKind {
     Streams,

@@ -71,7 +71,7 @@ pub struct Invite {
     pub encrypt: EncryptMethod,
     /// The compression method.
     pub compress: CompressMethod,
-    /// What the port carries.
+    /// The traffic that the port carries.
     pub protocol: ServiceProtocol,
     /// The number of addresses of the port.
     pub range: u16,

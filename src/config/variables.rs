@@ -16,7 +16,7 @@ pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// The length of the shortest part of a value that an error must not contain, in characters.
 const PART: usize = 4;
 
-/// What to do about a text that is invalid with the value of a variable.
+/// The remedy for a text that is invalid with the value of a variable.
 const REMEDY: &str = "correct the variable, or the text around it";
 
 /// A text with the values of its variables.

@@ -52,7 +52,7 @@ impl MasterBudget {
         }
     }
 
-    /// Changes the budget. What is charged beyond a smaller one stays.
+    /// Changes the budget. Bytes charged beyond a smaller one stay.
     pub(super) fn set_bytes(&self, bytes: usize) {
         let unproven_bytes = bytes / UNPROVEN_DIVISOR;
         self.unproven_bytes.store(unproven_bytes, Relaxed);

@@ -46,7 +46,7 @@ impl WatchedFiles {
     }
 }
 
-/// What the last look at the files has shown.
+/// The state of the watched files, as loaded and as last seen.
 #[derive(Debug, PartialEq, Eq)]
 struct FileWatch {
     /// The state that was loaded.

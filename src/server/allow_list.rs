@@ -37,7 +37,7 @@ pub(super) enum DestinationDenied {
     Special {
         /// The address.
         address: IpAddr,
-        /// What the address is.
+        /// The kind of the address.
         kind: &'static str,
     },
     /// The client named none.
@@ -45,7 +45,7 @@ pub(super) enum DestinationDenied {
     Unnamed,
 }
 
-/// What is known of a destination before its name is resolved.
+/// The known parts of a destination before its name is resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct KnownDestination {
     /// The address, if the application named one.

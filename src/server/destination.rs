@@ -26,7 +26,7 @@ pub(super) struct DestinationError {
     pub(super) fault: DestinationFault,
 }
 
-/// What is wrong with a destination.
+/// A fault of a destination.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DestinationFault {
     /// The rules do not allow it.

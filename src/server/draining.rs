@@ -1,5 +1,5 @@
-//! What a server offers on its links: its ports, which a change of the configuration replaces, or none
-//! during the drain.
+//! The ports that a server offers on its links. A change of the configuration replaces them, and
+//! the drain removes them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -1,6 +1,6 @@
-//! Blocks of addresses that a server does not dial for applications without a rule of their own: those
-//! of this machine and of the link, the metadata services of clouds, and IPv6 addresses that lead to
-//! an IPv4 one.
+//! Blocks of addresses that a server does not dial for applications without an explicit rule:
+//! those of this machine and of the link, the metadata services of clouds, and IPv6 addresses that
+//! lead to an IPv4 one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,7 +9,7 @@ use ipnet::IpNet;
 /// A block of addresses that only a rule within it allows.
 pub(super) struct SpecialBlock {
     pub(super) network: IpNet,
-    /// What its addresses are, in words.
+    /// The kind of its addresses, in words.
     pub(super) kind: &'static str,
 }
 

@@ -36,7 +36,7 @@ struct RunningSet {
     task: JoinHandle<()>,
 }
 
-/// What a set is linked to.
+/// The master to which a set is linked.
 #[derive(Clone)]
 struct SetPlace {
     /// The names of the masters.

@@ -96,7 +96,7 @@ pub fn start(level: Level, format: LogFormat) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Changes the minimum level of our own events, after [`start`].
+/// Changes the minimum level of rePort's events, after [`start`].
 pub fn set_level(level: Level) {
     if let Some(set_level) = SET_LEVEL.get() {
         set_level(level);

@@ -1,4 +1,4 @@
-//! What happened to the datagrams of a port.
+//! Counters of the datagrams of a port.
 
 use std::sync::{
     Arc,

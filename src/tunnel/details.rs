@@ -35,7 +35,7 @@ pub struct NamedTarget {
     pub port: u16,
 }
 
-/// What a server reads from the details of a port.
+/// The details that a server expects from the streams of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WantedDetails {
     /// Whether the service receives the origin.

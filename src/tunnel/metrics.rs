@@ -67,7 +67,7 @@ impl PortLabels {
         PortLabels(marks.into_iter().take(LABELLED_PORTS).collect())
     }
 
-    /// Returns the label that the port has by itself or with ports of the same mark, if it has one.
+    /// Returns the label that the port has alone or with ports of the same mark, if it has one.
     pub(crate) fn separate(&self, port: &PortParameters) -> Option<&str> {
         self.0.get(&*port.mark).map(String::as_str)
     }

@@ -31,7 +31,7 @@ pub(super) const ZSTD_CONTEXTS: usize = 8;
 /// The limit allows about 38 MiB per tunnel.
 pub(super) const ZSTD_CONTEXTS_TOLERATED: usize = 8 * ZSTD_CONTEXTS;
 
-/// What a port carries.
+/// The traffic that a port carries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ServiceProtocol {
     /// Connections.
@@ -97,7 +97,7 @@ pub struct PortParameters {
     pub encrypt: EncryptMethod,
     /// How the streams are compressed.
     pub compress: CompressMethod,
-    /// What the port carries.
+    /// The traffic that the port carries.
     pub protocol: ServiceProtocol,
     /// How many addresses the port has, numbered from 0: more than 1 with a range of ports.
     pub range: u16,

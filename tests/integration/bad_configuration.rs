@@ -7,11 +7,10 @@ use serde_json::{Value, json};
 
 use crate::support::{
     certificates::Authority,
-    daemon::Daemon,
     ports,
     programs::ProgramOutput,
     services,
-    tunnel::{Front, Methods, Port, REPORT, Testbed, Tunnel, report, with},
+    tunnel::{Front, Methods, Port, Testbed, Tunnel, report, with},
     wait,
 };
 
@@ -432,29 +431,4 @@ fn unknown_arguments_are_refused() {
             .text()
             .contains(env!("CARGO_PKG_VERSION"))
     );
-}
-
-#[test]
-fn a_key_can_come_from_a_file_or_the_environment() {
-    let testbed = Testbed::new(Front::Direct);
-    let file = testbed.folder().join("master.key");
-    fs::write(&file, format!("{}\n", testbed.master_key)).unwrap();
-    let _master = testbed.master(json!({"master_key": {"file": file}}));
-    let echo = services::echo();
-    let ports = [Port::new("echo", echo.address(), Methods::DEFAULT)];
-    let path = testbed.write(
-        "server",
-        &testbed.server_configuration(&ports, json!({"master_key": {"env": "THE_MASTER_KEY"}})),
-    );
-    let mut server = std::process::Command::new(REPORT);
-    let _server = Daemon::start(
-        "server",
-        testbed.folder(),
-        server
-            .arg("--config")
-            .arg(path)
-            .env("THE_MASTER_KEY", &testbed.master_key),
-    );
-    let _client = testbed.client("client", &ports, json!({}));
-    wait::until_true("the tunnel is up", || services::echoes(ports[0].local));
 }

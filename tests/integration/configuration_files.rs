@@ -1,4 +1,5 @@
-//! Configurations in formats other than JSON, in several files, and with environment variables.
+//! Configurations in formats other than JSON, in several files, and with environment variables. Keys
+//! in files.
 
 use std::{fs, process::Command};
 
@@ -162,4 +163,29 @@ fn the_value_of_a_variable_is_never_printed() {
     assert!(printed.contains(hush), "{printed}");
     let is_hidden = !printed.contains("hush") && !printed.contains("4711");
     assert!(is_hidden, "{printed}");
+}
+
+#[test]
+fn a_key_can_come_from_a_file_or_the_environment() {
+    let testbed = Testbed::new(Front::Direct);
+    let file = testbed.folder().join("master.key");
+    fs::write(&file, format!("{}\n", testbed.master_key)).unwrap();
+    let _master = testbed.master(json!({"master_key": {"file": file}}));
+    let echo = services::echo();
+    let ports = [Port::new("echo", echo.address(), Methods::DEFAULT)];
+    let path = testbed.write(
+        "server",
+        &testbed.server_configuration(&ports, json!({"master_key": {"env": "THE_MASTER_KEY"}})),
+    );
+    let mut server = Command::new(REPORT);
+    let _server = Daemon::start(
+        "server",
+        testbed.folder(),
+        server
+            .arg("--config")
+            .arg(path)
+            .env("THE_MASTER_KEY", &testbed.master_key),
+    );
+    let _client = testbed.client("client", &ports, json!({}));
+    wait::until_true("the tunnel is up", || services::echoes(ports[0].local));
 }

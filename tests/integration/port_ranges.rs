@@ -73,7 +73,7 @@ impl Served {
         client
     }
 
-    /// What a connection to a port of the client receives, and how it ends.
+    /// Returns the data that a connection to a port of the client receives, and how it ends.
     fn received(&self, number: u16) -> (String, Ending) {
         let address = at(self.local, number);
         wait::until_true("the client listens", || ports::has_listener_at(address));

@@ -1,5 +1,6 @@
 //! The memory that all tunnels of a process may use together for slow applications and slow peers.
 //! The budget owns one sum; each tunnel has a [`BudgetAccount`] and counts its own bytes.
+//! [`Mux::update_budget`] keeps the account of a tunnel, and checks its ledgers in debug builds.
 //!
 //! A tunnel may take no more than the budget has free (the dynamic threshold of Choudhury and
 //! Hahne, with a factor of one). Tunnels with stalled applications therefore leave memory to the
@@ -9,6 +10,8 @@ use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
+
+use super::Mux;
 
 /// The smallest change that a tunnel reports to the shared budget. A tunnel counts its own bytes
 /// exactly; the shared sum is approximate.
@@ -88,6 +91,66 @@ impl BudgetAccount {
 impl Drop for BudgetAccount {
     fn drop(&mut self) {
         self.charge(0);
+    }
+}
+
+impl Mux {
+    /// Charges the bytes held now to the process's budget. Every public operation ends with this
+    /// call.
+    pub(super) fn update_budget(&mut self) {
+        let floors = self
+            .parameters
+            .stream_window
+            .initial
+            .saturating_mul(self.streams.len() as u64);
+        // The floor of every stream, the loans beyond it, all retained and waiting data, and flows.
+        let room = self.account.charge(
+            floors
+                .saturating_add(self.credit.lent())
+                .saturating_add(self.send_totals.retained)
+                .saturating_add(self.datagrams.held_bytes()),
+        );
+        self.credit.limit_to(room);
+        self.send_totals.limit_to(room);
+        self.datagrams.limit_to(room);
+        self.check_invariants();
+    }
+
+    /// Checks in debug builds that the ledgers agree, and that neither direction exceeds its
+    /// credit.
+    pub(super) fn check_invariants(&self) {
+        // With many streams the sum would cost more than the traffic itself.
+        const STREAMS_CHECKED: usize = 64;
+        if cfg!(debug_assertions) && self.streams.len() <= STREAMS_CHECKED {
+            let held: u64 = self
+                .streams
+                .values()
+                .map(|stream| stream.receive.held())
+                .sum();
+            debug_assert_eq!(held, self.window.held(), "credit is conserved");
+            debug_assert!(
+                self.send_totals.is_sum_of(self.streams.values()),
+                "unsent and retained bytes are counted"
+            );
+            debug_assert!(
+                self.tunnel_sent <= self.tunnel_limit,
+                "no byte exceeds the tunnel's credit"
+            );
+            debug_assert!(
+                self.credit
+                    .is_sum_of(self.streams.values().map(|stream| &stream.receive)),
+                "loans are counted, and bounded"
+            );
+            let floors = self
+                .parameters
+                .stream_window
+                .initial
+                .saturating_mul(self.streams.len() as u64);
+            debug_assert!(
+                held <= self.parameters.tunnel_window.max.saturating_add(floors),
+                "memory is bounded by the pool and the floors"
+            );
+        }
     }
 }
 

@@ -54,7 +54,7 @@ struct LaneFlow {
     sent: u64,
     delivered: u64,
     window: u64,
-    /// What was delivered when the present round began.
+    /// The start of the present round, and the bytes that were delivered until then.
     round: Option<(Instant, u64)>,
     /// The bytes that were delivered in the last round trip.
     recent: u64,

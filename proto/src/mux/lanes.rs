@@ -28,7 +28,7 @@ impl LaneId {
     pub const FIRST: LaneId = LaneId(0);
 }
 
-/// What a lane carries.
+/// The traffic of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LaneLoad {
     /// Everything: it is the only lane.
@@ -232,7 +232,7 @@ impl Mux {
         self.reschedule();
     }
 
-    /// Sends nothing more on a lane. What was sent on it still arrives, or the caller reports
+    /// Sends nothing more on a lane. Data already sent on it still arrives, or the caller reports
     /// [`Mux::lose_lane`] later. Small frames are repeated on another lane if neither happens within
     /// about one and a half round trips.
     pub fn retire_lane(&mut self, now: Instant, lane: LaneId) {

@@ -22,7 +22,7 @@ macro_rules! table {
 const SERVICE: OptionTable = table! {
     "Service":
     "mark" "ports.mark" Text "TEXT" "Name of the service in logs"
-    "protocol" "ports.protocol" Text "PROTOCOL" "What the port carries: tcp, udp, both or socks5"
+    "protocol" "ports.protocol" Text "PROTOCOL" "The traffic of the port: tcp, udp, both or socks5"
     "port-key-file" "ports.port_key" SecretFile "FILE" "File with the port key (default: the variable REPORT_PORT_KEY)"
     "port-key" "ports.port_key" Secret "KEY" "Port key; other users of this machine see it"
     "encrypt-method" "ports.encrypt_method" Text "METHOD" "plain, aes-128-cfb, aes-128-gcm or chacha20-poly1305"

@@ -8,7 +8,7 @@ use report_proto::{frame::Code, id::Id};
 /// Counts the attach requests of a port.
 pub(super) type RequestNumber = u64;
 
-/// What happened to a port.
+/// An event of a port.
 #[derive(Debug)]
 pub(super) enum PortEvent {
     /// A link of the first slot is being established. Requests on it travel in its first flight.
@@ -43,7 +43,7 @@ pub(super) enum PortEvent {
     Timeout,
 }
 
-/// What the port has to do.
+/// An action that the port has to take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum PortAction {
     /// Open a channel on the link and send ATTACH. The outcome is reported with

@@ -35,7 +35,7 @@ const NEW_FLOW_BURST: u32 = 1024;
 /// One of this many flows gives way at a time, so that the search for them is rare.
 const EVICTED_DIVISOR: usize = 64;
 
-/// What distinguishes the flows of a port.
+/// The key that distinguishes the flows of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct FlowKey {
     /// The number of the local address in the range of the port.

@@ -34,7 +34,7 @@ struct Receiver {
     /// The number of the address in the range of the port.
     offset: u16,
     socket: Arc<DatagramSocket>,
-    /// What waits for a tunnel.
+    /// Datagrams that wait for a tunnel.
     held: HeldDatagrams,
     /// The client drains: flows continue, and no others open.
     is_draining: bool,

@@ -52,9 +52,9 @@ pub struct PortConfig {
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     #[schemars(extend("default" = true))]
     pub enabled: bool,
-    /// What the port carries: `"tcp"` connections, `"udp"` [datagrams](#udp), `"both"` at one port
-    /// number, or connections to the [destinations that applications name](#socks5). Must be the
-    /// same at both ends.
+    /// The traffic of the port: `"tcp"` connections, `"udp"` [datagrams](#udp), `"both"` at one
+    /// port number, or connections to the [destinations that applications name](#socks5). Must be
+    /// the same at both ends.
     #[serde(
         default = "word::default",
         with = "word",

@@ -1,4 +1,4 @@
-//! What a port carries, and the headers that it sends to its service.
+//! The traffic that a port carries, and the headers that it sends to its service.
 
 use std::{borrow::Cow, fmt};
 

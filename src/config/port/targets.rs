@@ -42,7 +42,7 @@ impl fmt::Display for TargetChoice {
     }
 }
 
-/// What a health check does.
+/// The kinds of health checks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum HealthCheckKind {
     /// Opens a connection.

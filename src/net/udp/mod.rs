@@ -36,7 +36,7 @@ pub struct DatagramSocket {
     peer: Option<SocketAddr>,
 }
 
-/// What a system reports about a peer, or about one datagram.
+/// A fault that the system reports about a peer, or about one datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DatagramFault {
     /// No program has the port of the peer (ICMP port unreachable).
@@ -72,7 +72,7 @@ impl DatagramFault {
     }
 }
 
-/// What became of datagrams that were sent.
+/// The outcome of sending datagrams.
 #[derive(Debug, Default)]
 pub struct SendSummary {
     /// How many the system did not take.

@@ -45,7 +45,7 @@ enum Addresses {
     Pool(TargetPool),
 }
 
-/// What the metrics report about one of several targets.
+/// The values that the metrics report about one of several targets.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TargetReport {
     /// The address.

@@ -51,7 +51,7 @@ struct FlowService {
     addresses: ServiceAddresses,
     address: SocketAddr,
     socket: DatagramSocket,
-    /// What was sent, until the service has answered or no other address is left.
+    /// The datagrams sent, until the service has answered or no other address is left.
     retained: Vec<Bytes>,
     is_answered: bool,
 }

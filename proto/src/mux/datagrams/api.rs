@@ -75,8 +75,8 @@ impl Mux {
         Ok(datagram.map(|datagram| datagram.bytes))
     }
 
-    /// Ends and forgets a flow. What waits in either direction is dropped. Does nothing if the flow
-    /// does not exist.
+    /// Ends and forgets a flow. Datagrams that wait in either direction are dropped. Does nothing if
+    /// the flow does not exist.
     pub fn end_flow(&mut self, id: FlowId, code: ResetCode) {
         let Some(flow) = self.datagrams.remove(id) else {
             return;

@@ -3,10 +3,10 @@
 //! Datagrams have no credit. A relay accepts them faster than a slow connection behind it delivers,
 //! and they would wait there, where nothing drops them. The receiver therefore reports what has
 //! arrived on a lane, and the sender keeps no more under way than the lane delivers in a round trip
-//! and a part of `max_delay`. What does not leave waits at the sender, which drops the oldest.
+//! and a part of `max_delay`. The rest waits at the sender, which drops the oldest.
 //!
 //! The rate of a lane is the best of the recent rounds: a round with a lost segment of TCP is
-//! slower than the lane. What waited behind the segment then arrives at once, in a round that is
+//! slower than the lane. Data behind the segment then arrives at once, in a round that is
 //! faster than the lane. The pause and the burst belong together, so a round is no faster than it is
 //! together with the one before it. A round in which the sender had little to send says nothing.
 
@@ -45,7 +45,7 @@ const ROUND_MIN: Duration = Duration::from_millis(10);
 const PERIOD_MIN: Duration = Duration::from_secs(1);
 const PERIOD_RTTS: u32 = 10;
 
-/// What determines the window of every lane.
+/// The values that determine the window of every lane.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::mux) struct WindowLimits {
     /// The minimum round trip of the path.
@@ -221,7 +221,7 @@ mod tests {
         free: Instant,
         data: VecDeque<Instant>,
         reports: VecDeque<(Instant, u64)>,
-        /// TCP loses a segment at this interval. What follows it waits until it is repeated.
+        /// TCP loses a segment at this interval. Later data waits until it is repeated.
         losses: Option<Duration>,
         next_loss: Instant,
         waits_until: Instant,

@@ -86,7 +86,7 @@ pub enum FlowError {
     TooLong,
 }
 
-/// What happened to the datagrams of a tunnel at this end.
+/// The datagrams of a tunnel at this end, counted by what happened to them.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct DatagramCounts {
     /// Datagrams that left in a message.

@@ -24,8 +24,8 @@ const BYTES_MAX: usize = 1 << 20;
 /// The bytes that may wait although the memory budget is used up: any single datagram.
 const BYTES_MIN: usize = 65_536;
 
-/// What a datagram adds to the weight of its flow, so that many small ones weigh as much as few
-/// large ones: both bounds are reached together.
+/// The amount that a datagram adds to the weight of its flow, so that many small ones weigh as much
+/// as few large ones: both bounds are reached together.
 const WEIGHT: usize = BYTES_MAX / WAITING_MAX;
 
 /// The memory of a datagram that waits, without its bytes.

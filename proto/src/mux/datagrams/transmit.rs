@@ -3,7 +3,7 @@
 //! They leave on the lane with control, in front of the data of streams. When they alone have
 //! filled a message, streams go first in the next one, so that neither starves the other.
 //!
-//! The control lane of several has the rate of one connection. What a heavy flow has beyond it
+//! The control lane of several has the rate of one connection. The excess of a heavy flow
 //! *overflows* to the lanes of bulk data, as far as streams leave them unused. Each lane has as much
 //! under way as it delivers in the same time, so that the order of a flow is nearly kept. Other
 //! flows remain on the control lane, where their order is kept.

@@ -113,7 +113,7 @@ fn window_follows_a_limit_that_is_lowered_and_raised() {
     simulation.run(WARM_UP);
     for (kib_per_second, echo) in [(64.0, 0.5), (KIB, 0.15), (64.0, 0.5), (20.0 * KIB, 0.1)] {
         simulation.rate = kib_per_second * KIB;
-        // What was under way at the higher rate passes first.
+        // Data sent at the higher rate passes first.
         simulation.run(1.5 * WARM_UP);
         let observed = observe(&mut simulation, flow, SERVER);
         assert!(
