@@ -63,7 +63,10 @@ impl Managed {
     }
 
     fn start(&self) -> Daemon {
-        self.testbed.master(self.fields())
+        let master = self.testbed.master(self.fields());
+        // The admin address opens after that of the links.
+        master.wait_for_line(&["admin address"]);
+        master
     }
 
     fn try_run(&self, words: &[&str]) -> ProgramOutput {

@@ -2,6 +2,7 @@
 //! id: links, tunnels and attach requests.
 
 mod attach;
+mod ends;
 #[cfg(test)]
 mod tests;
 
@@ -14,14 +15,13 @@ use std::{
 
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
-use tracing::{Span, info, warn};
+use tracing::{Span, info};
 
 use self::attach::OpenRequest;
 pub(super) use self::attach::{AttachReply, StartedRequest};
 use super::{
     event::{
-        AttachResult, EndTunnelReason, NewTunnel, PortAction, PortEvent, RequestNumber,
-        TunnelPhase, TunnelView,
+        AttachResult, NewTunnel, PortAction, PortEvent, RequestNumber, TunnelPhase, TunnelView,
     },
     machine::PortMachine,
     port_link::{PortLink, links_to_leave},
@@ -30,7 +30,7 @@ use crate::{
     link::{LinkId, Outbox},
     suspend::Moment,
     tunnel::{
-        PortParameters, ResetCode, Tunnel, TunnelStatus,
+        PortParameters, Tunnel, TunnelStatus,
         attach::{AttachError, AttachOutcome, ServerInfo},
     },
 };
@@ -59,6 +59,8 @@ pub(super) struct PortExecutor {
     adopted: Vec<TunnelWatch>,
     ready: watch::Sender<Option<Tunnel>>,
     refusals: watch::Sender<Option<AttachError>>,
+    /// Whether the client itself ends the tunnels.
+    is_ending: bool,
     /// Runs the drivers of the tunnels.
     tasks: TaskTracker,
     span: Span,
@@ -103,6 +105,7 @@ impl PortExecutor {
             adopted: Vec::new(),
             ready,
             refusals,
+            is_ending: false,
             tasks: tasks.clone(),
             span,
         }
@@ -188,6 +191,7 @@ impl PortExecutor {
     /// Passes an event to the machine, which knows the present state of links and tunnels then.
     pub(super) fn handle(&mut self, event: PortEvent) {
         self.observe();
+        self.is_ending |= matches!(event, PortEvent::ShuttingDown);
         self.run(event);
     }
 
@@ -406,45 +410,5 @@ impl PortExecutor {
             info!(parent: span, %tunnel, tells_addresses, "attached to a server");
             self.adopted.extend(entry.watch.take());
         }
-    }
-
-    fn end_tunnel(&mut self, id: Id, reason: EndTunnelReason) {
-        let Some(entry) = self.find(id) else { return };
-        let (tunnel, span) = (entry.tunnel.clone(), &self.span);
-        let cancelled = |text| Notice::new(Code::Cancelled, text);
-        match reason {
-            EndTunnelReason::Redundant => {
-                let notice = cancelled("the port has another tunnel");
-                tunnel.end(ResetCode::Cancelled, notice);
-                // The machine does not know it.
-                self.tunnels.retain(|entry| entry.tunnel.id() != id);
-            }
-            EndTunnelReason::Unused => {
-                let notice =
-                    cancelled("its last stream has ended, and the port has another tunnel");
-                tunnel.end(ResetCode::Cancelled, notice);
-            }
-            EndTunnelReason::ServerRestarted => {
-                warn!(parent: span, tunnel = %id, "the server was restarted: earlier connections are reset");
-                let notice = Notice::new(Code::PeerLost, "the server was restarted");
-                tunnel.end(ResetCode::Cancelled, notice);
-            }
-            EndTunnelReason::UnknownAtServer { seen } => {
-                warn!(parent: span, tunnel = %id, "the server does not know the tunnel: connections that it has seen are reset");
-                let notice = Notice::new(Code::PeerLost, "the server does not know the tunnel");
-                tunnel.end_unknown_at_server(seen, notice);
-            }
-        }
-    }
-
-    fn forget(&mut self, tunnel: Id) {
-        let Some(entry) = self.find(tunnel) else {
-            return;
-        };
-        let reason = entry.tunnel.notice();
-        let reason = reason.map(|notice| notice.to_string()).unwrap_or_default();
-        let lived_s = entry.adopted_at.elapsed().as_secs();
-        warn!(parent: &self.span, %tunnel, lived_s, %reason, "tunnel ended");
-        self.tunnels.retain(|entry| entry.tunnel.id() != tunnel);
     }
 }
