@@ -13,18 +13,21 @@ const ROUND_TRIP: Duration = Duration::from_millis(40);
 /// The pause between two datagrams: 100 in a second.
 const PACE: Duration = Duration::from_millis(10);
 
+/// The datagrams before a measurement: the tunnel adds its further links in this time.
+const WARM_UP: usize = 600;
+
 /// The datagrams of a measurement.
 const COUNT: usize = 800;
 
-/// Sends datagrams of 64 bytes at [`PACE`]. Returns the round trips of those that came back, in
+/// Sends this many datagrams of 64 bytes at [`PACE`]. Returns the round trips of those that came back, in
 /// order of their length.
-fn paced_echoes(asker: &Asker) -> Vec<Duration> {
-    let mut sent: Vec<Instant> = Vec::with_capacity(COUNT);
-    let mut round_trips = Vec::with_capacity(COUNT);
+fn paced_echoes(asker: &Asker, count: usize) -> Vec<Duration> {
+    let mut sent: Vec<Instant> = Vec::with_capacity(count);
+    let mut round_trips = Vec::with_capacity(count);
     let begun = Instant::now();
     // Waits for the last answers too.
-    for turn in 1..=COUNT as u32 + 100 {
-        if sent.len() < COUNT {
+    for turn in 1..=count as u32 + 100 {
+        if sent.len() < count {
             let mut datagram = [7; 64];
             datagram[..8].copy_from_slice(&(sent.len() as u64).to_be_bytes());
             sent.push(Instant::now());
@@ -59,10 +62,19 @@ fn datagrams_beside_bulk_transfers_arrive_soon() {
     let asker = tunnel.address.run(|| Asker::of(tunnel.address.datagrams));
     asker.ask_until_answered(&[0xff; 64]);
     let mut round_trips = Vec::new();
-    let result = tunnel.under_load(2, 1 << 20, || round_trips = paced_echoes(&asker));
+    let mut before = Vec::new();
+    let result = tunnel.under_load(2, 1 << 20, || {
+        before = paced_echoes(&asker, WARM_UP);
+        round_trips = paced_echoes(&asker, COUNT);
+    });
     result.assert_complete("beside datagrams");
     let arrived = round_trips.len() as f64 / COUNT as f64;
     let (median, p99) = (quantile(&round_trips, 0.5), quantile(&round_trips, 0.99));
+    println!(
+        "{:.1} % of the first datagrams arrive, p99 {:.1?}",
+        100.0 * before.len() as f64 / WARM_UP as f64,
+        quantile(&before, 0.99)
+    );
     println!(
         "{:.1} % of the datagrams arrive, median {median:.1?}, p99 {p99:.1?}, round trip {ROUND_TRIP:?}",
         100.0 * arrived

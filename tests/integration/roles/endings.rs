@@ -7,6 +7,7 @@ use serde_json::json;
 use super::IMMEDIATE;
 use crate::support::{
     daemon::{Daemon, Signal},
+    ports,
     services::{self, Ending},
     tunnel::{Fields, Front, Methods, Port, REPORT, Testbed, Tunnel},
     wait,
@@ -107,9 +108,9 @@ fn every_role_reloads_on_hangup_except_under_nohup() {
         role.wait_for_line(&["nothing has changed"]);
         assert!(!role.has_ended());
     }
-    let file = tunnel
-        .testbed
-        .write("nohup", &tunnel.testbed.master_configuration(json!({})));
+    let elsewhere = json!({"listen_at": ports::free().to_string()});
+    let configuration = tunnel.testbed.master_configuration(elsewhere);
+    let file = tunnel.testbed.write("nohup", &configuration);
     let mut nohup = Command::new("nohup");
     let master = Daemon::start(
         "nohup",
