@@ -230,7 +230,7 @@ impl Router {
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let rates = rates(&self.policies);
         if !rates.is_empty() {
-            self.rates.set_limits(&rates);
+            self.rates.set_limits(rates);
         }
     }
 
