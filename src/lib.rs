@@ -26,7 +26,7 @@
 //! | [`throttle`] | limits guesses of a secret, for each address |
 //! | `store` | the database of a master: records, changes, usage (feature `store`) |
 //! | [`policy`] | accounts, keys and their limits: records, validation, decisions |
-//! | [`random`], [`text`], [`quantity`], [`suspend`], [`tcp_table`] | the system's random numbers; text files; sizes and rates with a unit; time in suspend; the kernel's table of TCP connections |
+//! | [`random`], [`text`], [`quantity`], [`suspend`], [`tcp_table`], `interner` | the system's random numbers; text files; sizes and rates with a unit; time in suspend; the kernel's table of TCP connections; shared equal values |
 //! | [`report_proto`] | the pure layers, a separate crate: frames, multiplexer, ciphers, compression |
 //!
 //! `docs/PROTOCOL.md` specifies the protocol. `docs/architecture.md` shows the path of a byte and
@@ -43,6 +43,7 @@ pub mod client;
 pub mod config;
 pub mod diagnosis;
 pub mod doctor;
+mod interner;
 pub mod link;
 pub mod master;
 pub mod metrics;

@@ -9,7 +9,11 @@ use super::{
 use crate::policy::{AccountId, Changes, CredentialId};
 
 /// How many rows one query returns. A complete load makes several.
-const PAGE: i64 = 5_000;
+const PAGE: u32 = 5_000;
+
+/// How many records are passed on at a time. A record in this form takes several times as much memory
+/// as in the table of policies.
+const PART: u32 = 500;
 
 /// The tables with tombstones.
 const TABLES: [(&str, &str); 3] = [
@@ -70,7 +74,7 @@ impl Position {
             RowId::Number(id) => query.bind(*id),
             RowId::Text(id) => query.bind(id.as_str()),
         };
-        query.bind(PAGE)
+        query.bind(i64::from(PAGE))
     }
 }
 
@@ -120,16 +124,32 @@ fn add_key(row: &AnyRow, changes: &mut Changes) -> Result<Position, StoreError> 
 }
 
 impl Store {
-    /// Returns all records, for the start of a master.
+    /// Passes all records to `take` in parts, for the start of a master. Returns the counter to ask
+    /// from next.
+    ///
+    /// A record that changes during the call may be part of it twice, the newer one later.
+    ///
+    /// # Errors
+    /// If the database is away, or a row is invalid. Some parts may have been passed then.
+    pub async fn load_parts(&self, mut take: impl FnMut(Changes)) -> Result<i64, StoreError> {
+        let state = self.state().await?;
+        self.read_changes(-1, &mut take).await?;
+        take(Changes {
+            relay: Some(state.relay.record),
+            ..Changes::default()
+        });
+        Ok(state.counter)
+    }
+
+    /// Returns all records.
     ///
     /// # Errors
     /// If the database is away, or a row is invalid.
     pub async fn load(&self) -> Result<Delta, StoreError> {
-        let state = self.state().await?;
-        let mut changes = self.changed_since(-1).await?;
-        changes.relay = Some(state.relay.record);
+        let mut changes = Changes::default();
+        let counter = self.load_parts(|part| changes.append(part)).await?;
         Ok(Delta {
-            counter: state.counter,
+            counter,
             is_complete: true,
             changes,
         })
@@ -149,7 +169,9 @@ impl Store {
         if since < state.purge_floor || since > state.counter {
             return self.load().await;
         }
-        let mut changes = self.changed_since(since).await?;
+        let mut changes = Changes::default();
+        self.read_changes(since, &mut |part: Changes| changes.append(part))
+            .await?;
         if state.relay.changed > since {
             changes.relay = Some(state.relay.record);
         }
@@ -164,42 +186,44 @@ impl Store {
         })
     }
 
-    /// Returns the records that have changed after a counter, except the policy of the relay.
-    async fn changed_since(&self, counter: i64) -> Result<Changes, StoreError> {
-        let mut changes = Changes::default();
+    /// Passes the records that have changed after a counter to `take`, except the policy of the relay.
+    async fn read_changes(
+        &self,
+        counter: i64,
+        take: &mut impl FnMut(Changes),
+    ) -> Result<(), StoreError> {
         let number = Position::behind(counter, RowId::Number(0));
         let text = Position::behind(counter, RowId::Text(String::new()));
-        self.add_changed(accounts::CHANGED, add_account, number, &mut changes)
+        self.read_table(accounts::CHANGED, add_account, number, take)
             .await?;
-        self.add_changed(
-            credentials::CHANGED,
-            add_credential,
-            text.clone(),
-            &mut changes,
-        )
-        .await?;
-        self.add_changed(keys::CHANGED, add_key, text, &mut changes)
+        self.read_table(credentials::CHANGED, add_credential, text.clone(), take)
             .await?;
-        Ok(changes)
+        self.read_table(keys::CHANGED, add_key, text, take).await
     }
 
-    /// Adds the rows of one table, page by page. A row that changes in the meantime moves behind
+    /// Passes on the rows of one table, page by page. A row that changes in the meantime moves behind
     /// the position, so it is read again instead of being skipped.
-    async fn add_changed(
+    async fn read_table(
         &self,
         sql: &'static str,
         add: AddRow,
         mut position: Position,
-        changes: &mut Changes,
+        take: &mut impl FnMut(Changes),
     ) -> Result<(), StoreError> {
         loop {
             let query = position.bind(self.dialect.query(sql));
-            let rows = self.fetch_all(query).await?;
-            for row in &rows {
-                position = add(row, changes)?;
-            }
-            let is_last = i64::try_from(rows.len()).is_ok_and(|rows| rows < PAGE);
-            if is_last {
+            let (mut rows, mut part) = (0_u32, Changes::default());
+            let each = |row: &AnyRow| -> Result<(), StoreError> {
+                position = add(row, &mut part)?;
+                rows = rows.saturating_add(1);
+                if rows.is_multiple_of(PART) {
+                    take(std::mem::take(&mut part));
+                }
+                Ok(())
+            };
+            self.fetch_each(query, each).await?;
+            take(part);
+            if rows < PAGE {
                 return Ok(());
             }
         }

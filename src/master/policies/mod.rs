@@ -13,8 +13,9 @@
 //! While the database is away the table stays as it is.
 //!
 //! # Locks
-//! The turn of the rates, then a channel pair, then the registry, then the table, then the live keys. The table is locked for
-//! reading by one decision at a time, and for writing by a change that holds no other lock.
+//! The turn of the rates, then a channel pair, then the registry, then the table, then the live keys
+//! or the rates. The table is locked for reading by one decision at a time, and for writing by a
+//! change that holds no other lock.
 
 mod blocks;
 #[cfg(any(test, feature = "store"))]

@@ -24,24 +24,22 @@ pub(super) struct FollowedStore {
 }
 
 impl MasterPolicies {
-    /// Loads all records of a database. A master with these policies then follows its changes.
+    /// Loads all records of a database into new policies. A master with these policies then follows
+    /// its changes.
     ///
     /// # Errors
-    /// If the database is away, or a record is invalid.
+    /// If the database is away, or a record is invalid. Some records may be loaded then.
     pub async fn follow(&self, store: Arc<Store>) -> Result<(), StoreError> {
-        let delta = store.load().await?;
-        let loaded = self.apply(delta.changes, true);
-        info!(
-            store = %store.url(),
-            accounts = loaded.accounts.len(),
-            credentials = loaded.credentials.len(),
-            keys = loaded.keys.len(),
-            "policies loaded"
-        );
-        let followed = FollowedStore {
-            store,
-            counter: delta.counter,
-        };
+        let (mut accounts, mut credentials, mut keys) = (0, 0, 0);
+        let load = store.load_parts(|part| {
+            let loaded = self.apply(part, false);
+            accounts += loaded.accounts.len();
+            credentials += loaded.credentials.len();
+            keys += loaded.keys.len();
+        });
+        let counter = load.await?;
+        info!(store = %store.url(), accounts, credentials, keys, "policies loaded");
+        let followed = FollowedStore { store, counter };
         // Policies follow one database.
         let _ = self.followed.set(followed);
         Ok(())

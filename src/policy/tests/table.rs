@@ -158,8 +158,37 @@ fn keys_with_equal_limits_share_them() {
 }
 
 #[test]
-fn a_key_takes_little_memory() {
-    assert!(size_of::<KeyPolicy>() <= 104, "{}", size_of::<KeyPolicy>());
+fn pages_of_changes_are_put_together() {
+    let reserve = |percent| RelayPolicy {
+        reserve: Some(Reserve {
+            account: AccountId(2),
+            percent,
+        }),
+        ..RelayPolicy::default()
+    };
+    let mut all = Changes::default();
+    all.append(Changes {
+        accounts: vec![account(2, 0, 0)],
+        removed_accounts: vec![AccountId(9)],
+        credentials: vec![credential(7, 2)],
+        removed_credentials: vec![CredentialId(key_id(8))],
+        keys: vec![key(3, 0, 0)],
+        removed_keys: vec![key_id(9)],
+        relay: Some(reserve(10)),
+    });
+    all.append(with_keys(vec![key(4, 0, 0)]));
+    assert_eq!(all.accounts, [account(2, 0, 0)]);
+    assert_eq!(all.removed_accounts, [AccountId(9)]);
+    assert_eq!(all.credentials, [credential(7, 2)]);
+    assert_eq!(all.removed_credentials, [CredentialId(key_id(8))]);
+    assert_eq!(all.keys, [key(3, 0, 0), key(4, 0, 0)]);
+    assert_eq!(all.removed_keys, [key_id(9)]);
+    assert_eq!(all.relay, Some(reserve(10)), "a page without it keeps it");
+    all.append(Changes {
+        relay: Some(reserve(20)),
+        ..Changes::default()
+    });
+    assert_eq!(all.relay, Some(reserve(20)));
 }
 
 /// A change of the model: the number of a key, and its boundaries, or `None` to remove it.
