@@ -148,7 +148,7 @@ impl AdministrationError {
                 StoreError::NotFound {
                     field, id: value, ..
                 }
-                | StoreError::Duplicate { field, value },
+                | StoreError::Duplicate { field, value, .. },
             ) => (Some((*field).to_owned()), Some(value.clone())),
             AdministrationError::Store(
                 StoreError::Conflict { id, .. } | StoreError::InUse { id, .. },

@@ -56,6 +56,36 @@ web    {other}  -      valid  -        -
 }
 
 #[tokio::test]
+async fn a_registered_port_key_is_named_with_its_label_and_its_account() {
+    let bench = Bench::new().await;
+    bench.run(&["account", "add", "anna"]).await;
+    let owned = "11111111111111111111111111111111";
+    let free = "22222222222222222222222222222222";
+    bench
+        .run(&["key", "add", "ssh", "--id", owned, "--account=anna"])
+        .await;
+    bench.run(&["key", "add", "web", "--id", free]).await;
+    for (id, holder) in [
+        (owned, "\"ssh\" of account \"anna\""),
+        (free, "\"web\" without an account"),
+    ] {
+        let add = ["key", "add", "other", "--id", id];
+        let error = bench.try_run(&add).await.unwrap_err();
+        assert_eq!(
+            error,
+            format!(
+                "id \"{id}\" exists already: the port key is registered as {holder} (use another \
+                 port key, or change that key with `report key set`)"
+            )
+        );
+    }
+    // A rotation needs a new port key.
+    let rotate = ["key", "rotate", "ssh", "--id", free];
+    let error = bench.try_run(&rotate).await.unwrap_err();
+    assert!(error.contains("registered as \"web\""), "{error}");
+}
+
+#[tokio::test]
 async fn keys_are_named_by_label_or_id() {
     let bench = Bench::new().await;
     let ids = [

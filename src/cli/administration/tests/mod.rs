@@ -114,7 +114,10 @@ async fn errors_name_the_field_the_value_and_the_remedy() {
     for (words, parts) in [
         (
             vec!["account", "add", "anna"],
-            ["name \"anna\"", "exists already (choose"],
+            [
+                "name \"anna\" exists already: it is the name of account 2",
+                "(choose another name",
+            ],
         ),
         (vec!["account", "add", ""], ["name is \"\"", "write a name"]),
         (
