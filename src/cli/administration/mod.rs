@@ -13,6 +13,7 @@
 //! | `session` | which master or database a command works on; records by their names |
 //! | `records`, `api_client` | reads and writes, through the API or in the database |
 //! | `api_transport` | the connection to an admin address, with TLS if it has a certificate |
+//! | `names` | names of records on the command line |
 //! | `limit_options`, `values` | options for limits; times, sizes and rates |
 //! | `secrets` | new credentials and tokens: only their owner gets the secret |
 //! | `table`, `output` | tables for people, JSON for programs |
@@ -25,6 +26,7 @@ mod key;
 mod limit_options;
 mod live;
 mod live_actions;
+mod names;
 mod output;
 mod records;
 mod relay;

@@ -12,7 +12,11 @@ use clap::Args;
 use jiff::{Timestamp, tz::TimeZone};
 use zeroize::Zeroizing;
 
-use super::{api_client::ApiClient, records::Records};
+use super::{
+    api_client::ApiClient,
+    names::{CredentialName, CredentialParts},
+    records::Records,
+};
 use crate::{
     administration::{
         AccountQuery, Administration, CredentialQuery, KeyQuery, RecordPage, TokenQuery,
@@ -327,25 +331,28 @@ impl Session {
     ///
     /// # Errors
     /// If it does not exist.
-    pub(super) async fn find_credential(&self, text: &str) -> anyhow::Result<Stored<Credential>> {
-        if let Ok(id) = text.parse::<Id>() {
-            return self.records.credential(CredentialId(id)).await;
-        }
-        let Some((account, name)) = text.split_once('/') else {
-            bail!("\"{text}\" is not a credential (write ACCOUNT/NAME, or its id)");
+    pub(super) async fn find_credential(
+        &self,
+        named: &CredentialName,
+    ) -> anyhow::Result<Stored<Credential>> {
+        let (account, name) = match named.parts()? {
+            CredentialParts::Id(id) => return self.records.credential(CredentialId(id)).await,
+            CredentialParts::Named { account, name } => (account, name),
         };
-        let account = self.find_account(account).await?.record.id;
+        let id = self.find_account(account).await?.record.id;
         let query = CredentialQuery {
             name: Some(name.to_owned()),
             ..CredentialQuery::default()
         };
-        let found = self.records.credentials(account, &query).await?.items.pop();
+        let found = self.records.credentials(id, &query).await?.items.pop();
         found.ok_or_else(|| {
-            anyhow!("there is no credential \"{text}\" (`report credential list` shows all)")
+            anyhow!(
+                "there is no credential \"{account}/{name}\" (`report credential list` shows all)"
+            )
         })
     }
 
-    /// Returns the key with an id or a label.
+    /// Returns the key with an id, with a label, or with an account and a label.
     ///
     /// # Errors
     /// If there is none, or there are several.
@@ -353,23 +360,41 @@ impl Session {
         if let Ok(id) = text.parse::<Id>() {
             return self.records.key(id).await;
         }
-        let query = KeyQuery {
-            label: Some(text.to_owned()),
-            ..KeyQuery::default()
-        };
-        let mut found = self.records.keys(&query).await?.items;
+        let absent = || format!("there is no key \"{text}\" (`report key list` shows all)");
+        let mut found = self.keys_with_label(text, None).await?;
+        // A label may have a slash.
+        if let Some((account, label)) = text.split_once('/')
+            && found.is_empty()
+        {
+            let account = self.find_account(account).await.with_context(absent)?;
+            found = self.keys_with_label(label, Some(account.record.id)).await?;
+        }
         match (found.pop(), found.is_empty()) {
             (Some(key), true) => Ok(key),
-            (None, _) => bail!("there is no key \"{text}\" (`report key list` shows all)"),
+            (None, _) => bail!(absent()),
             (Some(key), false) => {
                 found.push(key);
                 let ids: Vec<String> = found.iter().map(|key| key.record.id.to_string()).collect();
                 bail!(
-                    "several keys have the label \"{text}\" (write the id: {})",
+                    "several keys have the label \"{text}\" (write ACCOUNT/LABEL, or the id: {})",
                     ids.join(", ")
                 )
             }
         }
+    }
+
+    /// Returns the keys with a label: those of an account, or all.
+    async fn keys_with_label(
+        &self,
+        label: &str,
+        account: Option<AccountId>,
+    ) -> anyhow::Result<Vec<Stored<ServiceKey>>> {
+        let query = KeyQuery {
+            label: Some(label.to_owned()),
+            account,
+            ..KeyQuery::default()
+        };
+        Ok(self.records.keys(&query).await?.items)
     }
 
     /// Returns the token with a name or an id.

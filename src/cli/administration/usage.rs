@@ -52,10 +52,10 @@ pub(in crate::cli) struct UsageArguments {
 #[derive(Debug, Args)]
 #[group(multiple = false)]
 struct UsageSubject {
-    /// Usage of an account instead of the relay
+    /// Usage of the account with this name or id
     #[arg(long, value_name = "ACCOUNT")]
     account: Option<String>,
-    /// Usage of a key instead of the relay
+    /// Usage of the key with this id, label or ACCOUNT/LABEL
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
     /// Sums of all accounts

@@ -100,6 +100,18 @@ async fn keys_are_named_by_label_or_id() {
         error.contains("several keys") && error.contains(ids[0]),
         "{error}"
     );
+    bench.run(&["account", "add", "anna"]).await;
+    bench.run(&["key", "set", ids[0], "--account=anna"]).await;
+    let shown = bench.run(&["key", "show", "anna/ssh"]).await;
+    assert_eq!(shown, bench.run(&["key", "show", ids[0]]).await);
+    let listed = bench.run(&["key", "list", "anna"]).await;
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+    assert_eq!(listed, bench.run(&["key", "list", "--account=2"]).await);
+    // A label may have a slash.
+    let web = "44444444444444444444444444444444";
+    bench.run(&["key", "add", "anna/web", "--id", web]).await;
+    let shown = bench.run(&["key", "show", "anna/web"]).await;
+    assert!(shown.contains(web), "{shown}");
     let revoked = bench.run(&["key", "revoke", ids[1]]).await;
     assert_eq!(
         revoked,

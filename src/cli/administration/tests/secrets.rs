@@ -164,6 +164,43 @@ async fn credentials_rotate_and_are_revoked() {
 }
 
 #[tokio::test]
+async fn commands_accept_the_same_names_of_credentials() {
+    let mut bench = Bench::new().await;
+    bench.run(&["account", "add", "anna"]).await;
+    let added = bench.json(&["credential", "add", "anna/laptop"]).await;
+    let id = added["id"].as_str().unwrap();
+    let shown = bench.run(&["credential", "show", id]).await;
+    for name in [
+        vec!["anna/laptop"],
+        vec!["anna", "laptop"],
+        vec!["2/laptop"],
+        vec!["2", "laptop"],
+    ] {
+        let words = [vec!["credential", "show"], name.clone()].concat();
+        assert_eq!(bench.run(&words).await, shown, "{name:?}");
+    }
+    let set = ["credential", "set", "anna", "laptop", "--name=desk"];
+    assert_eq!(bench.json(&set).await["name"], "desk");
+    let rotated = bench
+        .json(&["credential", "rotate", "anna", "desk", "--name=desk 2"])
+        .await;
+    assert_eq!(rotated["new"]["name"], "desk 2");
+    let revoked = bench.json(&["credential", "revoke", "anna", "desk"]).await;
+    assert_eq!(
+        (&revoked["id"], &revoked["revoked"]),
+        (&json!(id), &json!(true))
+    );
+    let removed = bench.run(&["credential", "remove", "anna", "desk 2"]).await;
+    assert!(removed.contains("\"desk 2\""), "{removed}");
+    let listed = bench.run(&["credential", "list", "anna"]).await;
+    let option = bench.run(&["credential", "list", "--account=anna"]).await;
+    assert_eq!(listed, option);
+    let both = ["credential", "list", "anna", "--account=anna"];
+    let error = bench.try_run(&both).await.unwrap_err();
+    assert!(error.contains("cannot be used with"), "{error}");
+}
+
+#[tokio::test]
 async fn tokens_have_a_role() {
     let bench = Bench::new().await;
     let added = bench.run(&["token", "add", "ci", "--role=operate"]).await;
