@@ -14,8 +14,9 @@ use super::{
     names::{CredentialName, ListedAccount},
     output::Output,
     secrets::NewSecret,
-    session::{Session, TargetArguments, View, all_pages},
+    session::{Session, View, all_pages},
     table::Table,
+    target::TargetArguments,
     values::{Setting, moment, optional_time_text, time},
 };
 use crate::{

@@ -14,8 +14,9 @@ use super::{
     limit_options::{LimitOptions, limits_text},
     names::ListedAccount,
     output::Output,
-    session::{Session, TargetArguments, View, all_pages, read_secret},
+    session::{Session, View, all_pages, read_secret},
     table::Table,
+    target::TargetArguments,
     values::{Setting, moment, network, networks, networks_text, optional_time_text, time},
 };
 use crate::{

@@ -13,8 +13,9 @@ use zeroize::Zeroizing;
 use super::{
     output::Output,
     secrets::NewSecret,
-    session::{Session, TargetArguments, View, all_pages},
+    session::{Session, View, all_pages},
     table::Table,
+    target::TargetArguments,
     values::{Setting, moment, optional_time_text, time},
 };
 use crate::{

@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     output::Output,
     records::Records,
-    session::{Session, TargetArguments},
+    session::Session,
     table::Table,
+    target::TargetArguments,
     values::{bytes_text, duration_in_seconds, moment, time_text},
 };
 use crate::{
