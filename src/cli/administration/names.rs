@@ -5,7 +5,7 @@ use clap::Args;
 
 use report_proto::id::Id;
 
-/// A credential on the command line. `add` and all other commands accept the same names.
+/// A credential on the command line.
 #[derive(Debug, Args)]
 pub(super) struct CredentialName {
     /// Credential as ACCOUNT/NAME or ACCOUNT NAME, or its id
