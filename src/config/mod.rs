@@ -34,6 +34,7 @@ mod reference;
 mod retention;
 mod role;
 mod secret;
+mod secret_error;
 mod store_address;
 mod syntax_hint;
 mod values;
@@ -58,7 +59,8 @@ pub use retention::RetentionConfig;
 pub use role::{
     ClientConfig, ClientLimitsConfig, HoldTimeout, MasterChoice, ServerConfig, ServerLimitsConfig,
 };
-pub use secret::{Secret, SecretError, SecretSources};
+pub use secret::{Secret, SecretSources};
+pub use secret_error::{SecretError, SecretKind};
 pub use store_address::StoreAddress;
 
 pub use crate::{

@@ -167,9 +167,19 @@ impl Change<'_> {
 
     async fn check_token_name(&mut self, token: &Token) -> Result<(), StoreError> {
         let query = self
-            .query("SELECT id FROM tokens WHERE name = $1 AND id <> $2")
+            .query("SELECT id, revoked FROM tokens WHERE name = $1 AND id <> $2")
             .bind(token.name.as_str())
             .bind(token.id.0);
-        self.check_unique(query, "name", &token.name).await
+        let Some(row) = self.transaction.fetch_optional(query).await? else {
+            return Ok(());
+        };
+        let columns = Columns::new(&row, RecordKind::Token, "id");
+        let other = columns.number("id")?;
+        let reason = if columns.flag("revoked")? {
+            format!("the revoked token {other} has it (choose another name, or remove that token)")
+        } else {
+            format!("the token {other} has it (choose another name, or rotate that token)")
+        };
+        Err(StoreError::duplicate("name", &token.name, reason))
     }
 }

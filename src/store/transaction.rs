@@ -127,22 +127,6 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// Returns an error if a query finds a row, because another record has the value of the field.
-    pub(super) async fn check_unique(
-        &mut self,
-        query: Query,
-        field: &'static str,
-        value: &(dyn fmt::Display + Sync),
-    ) -> Result<(), StoreError> {
-        match self.transaction.fetch_optional(query).await? {
-            None => Ok(()),
-            Some(_) => Err(StoreError::Duplicate {
-                field,
-                value: value.to_string(),
-            }),
-        }
-    }
-
     /// Commits the change and announces it. Returns its counter.
     ///
     /// # Errors
