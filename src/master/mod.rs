@@ -201,6 +201,12 @@ impl Master {
         let Master { shared, listeners } = self;
         let _abort_on_drop = shared.aborting.clone().drop_guard();
         let _drain_on_drop = shared.draining.clone().drop_guard();
+        #[cfg(feature = "store")]
+        if let Some(records) = &shared.records {
+            cancel
+                .run_until_cancelled(records.usage.read_at_start())
+                .await;
+        }
         let mut acceptors = JoinSet::new();
         for listener in listeners {
             if let Ok(address) = listener.local_addr() {

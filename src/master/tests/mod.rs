@@ -17,6 +17,8 @@ mod router;
 mod router_limits;
 mod router_links;
 mod slots;
+#[cfg(feature = "store")]
+mod stored_quotas;
 
 use std::{num::NonZeroUsize, time::Duration};
 

@@ -21,6 +21,7 @@ mod meter;
 mod metrics;
 mod pending;
 mod quota_book;
+mod start;
 #[cfg(test)]
 mod tests;
 
