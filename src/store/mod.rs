@@ -63,7 +63,7 @@ pub use dialect::Dialect;
 pub use error::{RecordKind, StoreError};
 pub use history::{UsageBucket, UsageStep};
 pub use keys::KeyPosition;
-pub use maintenance::Retention;
+pub use maintenance::{Maintenance, Retention};
 pub use masters::{LiveRow, MasterRow};
 pub use pages::{MAX_PAGE, Page, Stored};
 pub use transaction::Change;

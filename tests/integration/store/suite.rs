@@ -62,6 +62,7 @@ const CASES: &[Case] = cases![
     usage::history_has_minutes_hours_and_days,
     usage::live_numbers_are_those_of_the_others,
     usage::the_past_is_removed,
+    usage::a_clock_far_ahead_removes_nothing,
     usage::subjects_have_pages,
     audit::events_have_pages,
     audit::an_event_that_is_written_again_stays_one,
