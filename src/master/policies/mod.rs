@@ -40,6 +40,10 @@ use std::{
 use tokio::sync::Notify;
 
 pub use self::clock::{Clock, SystemClock};
+#[cfg(test)]
+pub(super) use self::live_keys::PAIRS_PER_TUNNEL;
+#[cfg(feature = "store")]
+pub(super) use self::live_keys::begins_tunnel;
 use self::{blocks::Blocks, link_slots::LinkSlots};
 pub(super) use self::{
     decisions::{DeniedRequest, denied_notice},
