@@ -95,10 +95,11 @@ impl AuditWriter {
     ) {
         let mut batches = interval(BATCH_INTERVAL);
         batches.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while let Some(()) = self
-            .receive_during(events, batch, next_tick(&mut batches))
-            .await
-        {
+        loop {
+            let tick = next_tick(&mut batches);
+            if self.receive_during(events, batch, tick).await.is_none() {
+                return;
+            }
             batch.end_old_repetitions(self.clock.seconds());
             if in_flight.is_empty() {
                 *in_flight = batch.take();

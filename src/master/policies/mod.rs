@@ -10,7 +10,7 @@
 //! ```
 //!
 //! The data path asks for no decision. Without a database the table is empty and the relay is open.
-//! While the database is away the table stays as it is.
+//! While the database is away the table stays as it is. A record that cannot be read is denied.
 //!
 //! # Locks
 //! The turn of the rates, then a channel pair, then the registry, then the table, then the live keys. The table is locked for
@@ -27,6 +27,8 @@ mod live_keys;
 mod rate_limits;
 #[cfg(feature = "store")]
 mod sync;
+#[cfg(feature = "store")]
+mod unreadable;
 
 use std::{
     collections::HashMap,

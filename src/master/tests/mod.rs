@@ -19,6 +19,8 @@ mod router_links;
 mod slots;
 #[cfg(feature = "store")]
 mod stored_quotas;
+#[cfg(feature = "store")]
+mod unreadable_records;
 
 use std::{num::NonZeroUsize, time::Duration};
 

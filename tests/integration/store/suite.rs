@@ -32,6 +32,8 @@ const CASES: &[Case] = cases![
     schema::several_masters_open_a_new_database,
     schema::a_newer_schema_is_refused,
     schema::an_invalid_row_is_named,
+    schema::an_invalid_row_hides_no_other,
+    schema::an_invalid_policy_of_the_relay_leaves_the_former_one,
     accounts::accounts_round_trip,
     accounts::accounts_have_pages,
     accounts::a_version_protects_an_account,
