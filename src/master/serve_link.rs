@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     link::{
-        Link,
+        EndReason, Link,
         authenticate::{self, Hello},
     },
     net::websocket::MessageSocket,
@@ -88,20 +88,11 @@ pub(super) async fn serve_link(
     let ended = Box::pin(session.run(&mut handler, std::future::pending())).await;
     drop(registration);
     report_ended(&shared, &link, || ended.reason.to_string());
-    let log_ended = |left_out: Option<u64>| {
-        info!(
-            why = %ended.reason,
-            seconds = started.elapsed().as_secs(),
-            received_bytes = link.received_bytes.load(Relaxed),
-            sent_bytes = link.sent_bytes.load(Relaxed),
-            left_out,
-            "link ended"
-        );
-    };
+    let log = |left_out| log_ended(&link, &ended.reason, started, left_out);
     if is_logged {
-        log_ended(None);
+        log(None);
     } else if link.is_proven() {
-        log_link(&shared, link.peer.identity, log_ended);
+        log_link(&shared, link.peer.identity, log);
     }
 }
 
@@ -269,6 +260,18 @@ pub(super) fn log_link(
         Identity::Credential { account, .. } => shared.account_log_limits.log(account, line),
         Identity::Anonymous => shared.log_limit.log(line),
     }
+}
+
+/// Logs that a link has ended.
+fn log_ended(link: &LinkRef, why: &EndReason, started: Instant, left_out: Option<u64>) {
+    info!(
+        %why,
+        seconds = started.elapsed().as_secs(),
+        received_bytes = link.received_bytes.load(Relaxed),
+        sent_bytes = link.sent_bytes.load(Relaxed),
+        left_out,
+        "link ended"
+    );
 }
 
 /// Reports that a link has ended.

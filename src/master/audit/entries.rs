@@ -89,42 +89,10 @@ fn network(address: IpAddr) -> String {
 
 fn rows(event: MasterEvent) -> Vec<AuditEntry> {
     let at = event.at;
-    let denied = |denied: Denied| denied.code().to_owned();
     match event.kind {
-        EventKind::LinkDenied { peer, denied: why } => {
-            vec![of_peer(at, &peer, "link.denied", None, denied(why))]
-        }
         EventKind::Registered { peer, keys } => registered(at, &peer, &keys),
-        EventKind::RegistrationDenied {
-            peer,
-            key,
-            denied: why,
-        } => vec![of_peer(
-            at,
-            &peer,
-            "registration.denied",
-            Some(key),
-            denied(why),
-        )],
         EventKind::TunnelUp { peer, key, .. } => {
             vec![of_peer(at, &peer, "tunnel.up", Some(key), String::new())]
-        }
-        EventKind::AttachDenied {
-            peer,
-            key,
-            denied: why,
-        } => vec![of_peer(
-            at,
-            &peer,
-            "attachment.denied",
-            Some(key),
-            denied(why),
-        )],
-        EventKind::LinkRefused { address, reason } => {
-            vec![of_stranger(at, address, "link.refused", reason)]
-        }
-        EventKind::TokenRefused { address, reason } => {
-            vec![of_stranger(at, address, "token.refused", reason)]
         }
         EventKind::QuotaReached {
             subject,
@@ -135,12 +103,30 @@ fn rows(event: MasterEvent) -> Vec<AuditEntry> {
             subject,
             ..entry(at, "quota.reached", format!("{percent} % of {period}"))
         }],
-        EventKind::LinkUp { .. }
-        | EventKind::LinkEnded { .. }
-        | EventKind::TunnelEnded { .. }
-        | EventKind::PoliciesChanged { .. }
-        | EventKind::StoreDegraded { .. }
-        | EventKind::StoreRecovered => Vec::new(),
+        other => refusal(at, other).into_iter().collect(),
+    }
+}
+
+/// Returns the row of a refusal. Other events have none.
+fn refusal(at: i64, kind: EventKind) -> Option<AuditEntry> {
+    let of_key = |peer: &EventPeer, action: &str, key: Option<Id>, denied: Denied| {
+        of_peer(at, peer, action, key, denied.code().to_owned())
+    };
+    match kind {
+        EventKind::LinkDenied { peer, denied } => Some(of_key(&peer, "link.denied", None, denied)),
+        EventKind::RegistrationDenied { peer, key, denied } => {
+            Some(of_key(&peer, "registration.denied", Some(key), denied))
+        }
+        EventKind::AttachDenied { peer, key, denied } => {
+            Some(of_key(&peer, "attachment.denied", Some(key), denied))
+        }
+        EventKind::LinkRefused { address, reason } => {
+            Some(of_stranger(at, address, "link.refused", reason))
+        }
+        EventKind::TokenRefused { address, reason } => {
+            Some(of_stranger(at, address, "token.refused", reason))
+        }
+        _ => None,
     }
 }
 

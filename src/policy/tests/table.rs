@@ -135,38 +135,39 @@ fn a_complete_load_removes_the_rest() {
     assert_eq!(table.relay(), &RelayPolicy::default());
 }
 
-#[test]
-fn records_that_cannot_be_read_are_denied_and_others_change() {
-    let relay = RelayPolicy {
-        reserve: Some(Reserve {
-            account: AccountId(2),
-            percent: 10,
-        }),
-        ..RelayPolicy::default()
+/// The records of the account 2, the credential 7, the keys 3 and 4, and of the relay.
+fn known() -> Changes {
+    let reserve = Reserve {
+        account: AccountId(2),
+        percent: 10,
     };
-    let known = || Changes {
+    Changes {
         accounts: vec![account(2, 0, 0)],
         credentials: vec![credential(7, 2)],
-        relay: Some(relay.clone()),
+        relay: Some(RelayPolicy {
+            reserve: Some(reserve),
+            ..RelayPolicy::default()
+        }),
         ..with_keys(vec![key(3, 0, 0), key(4, 0, 0)])
-    };
-    let unreadable = |keys| Changes {
-        unreadable_accounts: vec![AccountId(2), AccountId::MASTER],
-        unreadable_credentials: vec![CredentialId(key_id(7)), CredentialId(key_id(8))],
-        unreadable_keys: vec![key_id(3), key_id(9)],
-        ..with_keys(keys)
-    };
+    }
+}
+
+#[test]
+fn records_that_cannot_be_read_are_denied_and_others_change() {
     for is_complete in [false, true] {
         let mut table = PolicyTable::default();
         table.apply(known());
-        let mut change = |changes| {
-            if is_complete {
-                table.replace(changes)
-            } else {
-                table.apply(changes)
-            }
+        let changes = Changes {
+            unreadable_accounts: vec![AccountId(2), AccountId::MASTER],
+            unreadable_credentials: vec![CredentialId(key_id(7)), CredentialId(key_id(8))],
+            unreadable_keys: vec![key_id(3), key_id(9)],
+            ..with_keys(vec![key(4, 0, 0), key(5, 0, 0)])
         };
-        let affected = change(unreadable(vec![key(4, 0, 0), key(5, 0, 0)]));
+        let affected = if is_complete {
+            table.replace(changes)
+        } else {
+            table.apply(changes)
+        };
         let expected = Affected {
             accounts: BTreeSet::from([AccountId::MASTER, AccountId(2)]),
             credentials: BTreeSet::from([CredentialId(key_id(7))]),
@@ -182,13 +183,23 @@ fn records_that_cannot_be_read_are_denied_and_others_change() {
         let found = table.credential(CredentialId(key_id(7)));
         assert!(found.is_some_and(|record| record.credential.revoked));
         assert_eq!(table.credential(CredentialId(key_id(8))), None);
-        assert_eq!(table.relay(), &relay);
-        // The names of people stay.
-        assert_eq!(table.key(key_id(3)).map(|key| &*key.label), Some("key 3"));
-        let affected = table.apply(known());
-        assert_eq!(affected.keys, BTreeSet::from([key_id(3)]));
-        assert!(table.key(key_id(3)).is_some_and(|key| key.enabled));
+        assert_eq!(Some(table.relay()), known().relay.as_ref());
+        let label = table.key(key_id(3)).map(|key| &*key.label);
+        assert_eq!(label, Some("key 3"), "people know it by its label");
     }
+}
+
+#[test]
+fn record_that_can_be_read_again_is_admitted() {
+    let mut table = PolicyTable::default();
+    table.apply(known());
+    table.apply(Changes {
+        unreadable_keys: vec![key_id(3)],
+        ..Changes::default()
+    });
+    let affected = table.apply(known());
+    assert_eq!(affected.keys, BTreeSet::from([key_id(3)]));
+    assert!(table.key(key_id(3)).is_some_and(|key| key.enabled));
 }
 
 #[test]
