@@ -266,7 +266,7 @@ impl PolicyTable {
         self.set_account(id, Some(account), affected);
     }
 
-    /// Revokes a credential whose record cannot be read. An unknown one admits nobody anyway.
+    /// Revokes a credential whose record cannot be read. An unknown one is refused anyway.
     fn revoke_credential(&mut self, id: CredentialId, affected: &mut Affected) {
         if let Some(mut record) = self.credentials.get(&id).cloned() {
             record.credential.revoked = true;

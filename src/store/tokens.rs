@@ -84,7 +84,7 @@ impl Store {
         Ok(Page::new(items?, size, |item| item.record.token.id))
     }
 
-    /// Returns all tokens that can be read. Others are logged, and admit nobody.
+    /// Returns all tokens that can be read. Others are logged, and refused.
     ///
     /// # Errors
     /// If the database is away.
