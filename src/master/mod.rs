@@ -65,7 +65,7 @@ use self::{
 use crate::{
     metrics::ObservedRole,
     net::{congestion_control::LinkCongestionControl, tcp},
-    throttle::LogLimit,
+    throttle::{LogLimit, LogLimits},
 };
 
 #[cfg(feature = "store")]
@@ -143,6 +143,7 @@ impl Master {
             keep_alive: timing.keep_alive,
             authenticator: Authenticator::new(link_key, policies, timing.authentication),
             log_limit: LogLimit::new(),
+            account_log_limits: LogLimits::new(),
             admission: Admission::new(&limits, Arc::clone(&router.refusals)),
             handshakes: Handshakes::for_threads(threads),
             refusals: Arc::new(Semaphore::new(limits.refusals())),
@@ -200,6 +201,12 @@ impl Master {
         let Master { shared, listeners } = self;
         let _abort_on_drop = shared.aborting.clone().drop_guard();
         let _drain_on_drop = shared.draining.clone().drop_guard();
+        #[cfg(feature = "store")]
+        if let Some(records) = &shared.records {
+            cancel
+                .run_until_cancelled(records.usage.read_at_start())
+                .await;
+        }
         let mut acceptors = JoinSet::new();
         for listener in listeners {
             if let Ok(address) = listener.local_addr() {

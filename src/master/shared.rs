@@ -28,7 +28,10 @@ use super::{audit::AuditWriter, events::MasterEvent, usage::Usage};
 #[cfg(feature = "store")]
 use crate::store::Retention;
 use crate::{
-    link::KeepAliveTiming, net::congestion_control::LinkCongestionControl, throttle::LogLimit,
+    link::KeepAliveTiming,
+    net::congestion_control::LinkCongestionControl,
+    policy::AccountId,
+    throttle::{LogLimit, LogLimits},
 };
 use report_proto::frame::{Code, Notice};
 
@@ -44,6 +47,8 @@ pub(super) struct MasterShared {
     pub(super) limits: MasterLimits,
     /// The limit of log lines about unauthenticated peers.
     pub(super) log_limit: LogLimit,
+    /// The limits of log lines about the links with a credential, for each account.
+    pub(super) account_log_limits: LogLimits<AccountId>,
     pub(super) admission: Arc<Admission>,
     /// The room for connections between accept and WELCOME.
     pub(super) handshakes: Handshakes,

@@ -29,6 +29,12 @@ pub struct Changes {
     pub removed_keys: Vec<Id>,
     /// The policy of the relay, if it changed.
     pub relay: Option<RelayPolicy>,
+    /// Accounts whose records cannot be read. They are disabled.
+    pub unreadable_accounts: Vec<AccountId>,
+    /// Credentials whose records cannot be read. They are revoked.
+    pub unreadable_credentials: Vec<CredentialId>,
+    /// Keys whose records cannot be read. They are disabled.
+    pub unreadable_keys: Vec<Id>,
 }
 
 impl Changes {
@@ -40,6 +46,10 @@ impl Changes {
         self.removed_credentials.extend(later.removed_credentials);
         self.keys.extend(later.keys);
         self.removed_keys.extend(later.removed_keys);
+        self.unreadable_accounts.extend(later.unreadable_accounts);
+        self.unreadable_credentials
+            .extend(later.unreadable_credentials);
+        self.unreadable_keys.extend(later.unreadable_keys);
         self.relay = later.relay.or(self.relay.take());
     }
 }
@@ -190,6 +200,17 @@ impl PolicyTable {
             let policy = KeyPolicy::new(key, &mut self.limits);
             self.set_key(id, Some(policy), &mut affected);
         }
+        // A record that changes during a read may be part of it twice. Until the next read, the one
+        // that cannot be read decides.
+        for id in changes.unreadable_accounts {
+            self.disable_account(id, &mut affected);
+        }
+        for id in changes.unreadable_credentials {
+            self.revoke_credential(id, &mut affected);
+        }
+        for id in changes.unreadable_keys {
+            self.disable_key(id, &mut affected);
+        }
         if let Some(relay) = changes.relay
             && relay != self.relay
         {
@@ -200,19 +221,46 @@ impl PolicyTable {
     }
 
     /// Replaces all records by those of a complete load. Records that are not part of it are
-    /// removed.
+    /// removed, except the policy of the relay.
     pub fn replace(&mut self, mut all: Changes) -> Affected {
-        let accounts: HashSet<_> = all.accounts.iter().map(|account| account.id).collect();
+        let accounts = all.accounts.iter().map(|account| account.id);
+        let accounts = accounts.chain(all.unreadable_accounts.iter().copied());
+        let accounts: HashSet<_> = accounts.collect();
         let credentials = all.credentials.iter().map(|record| record.credential.id);
+        let credentials = credentials.chain(all.unreadable_credentials.iter().copied());
         let credentials: HashSet<_> = credentials.collect();
-        let keys: HashSet<_> = all.keys.iter().map(|key| key.id).collect();
+        let keys = all.keys.iter().map(|key| key.id);
+        let keys: HashSet<_> = keys.chain(all.unreadable_keys.iter().copied()).collect();
         all.removed_accounts = absent(&self.accounts, &accounts);
         all.removed_credentials = absent(&self.credentials, &credentials);
         all.removed_keys = absent(&self.keys, &keys);
-        all.relay = Some(all.relay.take().unwrap_or_default());
         self.keys
             .reserve(keys.len().saturating_sub(self.keys.len()));
         self.apply(all)
+    }
+
+    /// Disables an account whose record cannot be read.
+    fn disable_account(&mut self, id: AccountId, affected: &mut Affected) {
+        let known = self.accounts.get(&id).cloned();
+        let mut account = known.unwrap_or_else(|| Account::new(id, id.to_string()));
+        account.enabled = false;
+        self.set_account(id, Some(account), affected);
+    }
+
+    /// Revokes a credential whose record cannot be read. An unknown one is refused anyway.
+    fn revoke_credential(&mut self, id: CredentialId, affected: &mut Affected) {
+        if let Some(mut record) = self.credentials.get(&id).cloned() {
+            record.credential.revoked = true;
+            self.set_credential(id, Some(record), affected);
+        }
+    }
+
+    /// Disables a key whose record cannot be read.
+    fn disable_key(&mut self, id: Id, affected: &mut Affected) {
+        let known = self.keys.get(&id).cloned();
+        let mut key = known.unwrap_or_else(|| self.key_policy(ServiceKey::new(id, id.to_string())));
+        key.enabled = false;
+        self.set_key(id, Some(key), affected);
     }
 
     fn set_account(&mut self, id: AccountId, new: Option<Account>, affected: &mut Affected) {

@@ -24,6 +24,9 @@ macro_rules! select {
 pub(super) const CHANGED: &str =
     select!("changed >= $1 AND (changed > $2 OR id > $3) ORDER BY changed, id LIMIT $4");
 
+/// The row with an id, also a removed one.
+pub(super) const BY_ID: &str = select!("id = $1");
+
 const INSERT: &str = "INSERT INTO accounts (name, enabled, not_before, expires, max_keys, \
                       networks, limits, note, changed, id, removed) \
                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0)";

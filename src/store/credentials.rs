@@ -22,6 +22,9 @@ macro_rules! select {
 pub(super) const CHANGED: &str =
     select!("changed >= $1 AND (changed > $2 OR id > $3) ORDER BY changed, id LIMIT $4");
 
+/// The row with an id, also a removed one.
+pub(super) const BY_ID: &str = select!("id = $1");
+
 const INSERT: &str = "INSERT INTO credentials (id, account, name, role, public_key, welcome_key, \
                       not_before, expires, revoked, changed, removed) \
                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0)";

@@ -26,6 +26,9 @@ macro_rules! select {
 pub(super) const CHANGED: &str =
     select!("changed >= $1 AND (changed > $2 OR id > $3) ORDER BY changed, id LIMIT $4");
 
+/// The row with an id, also a removed one.
+pub(super) const BY_ID: &str = select!("id = $1");
+
 const INSERT: &str = "INSERT INTO service_keys (label, account, enabled, not_before, expires, \
                       needs_credential, register_networks, attach_networks, limits, note, changed, \
                       id, removed) \
