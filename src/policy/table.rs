@@ -258,7 +258,8 @@ impl PolicyTable {
     /// Disables a key whose record cannot be read.
     fn disable_key(&mut self, id: Id, affected: &mut Affected) {
         let known = self.keys.get(&id).cloned();
-        let mut key = known.unwrap_or_else(|| self.key_policy(ServiceKey::new(id, id.to_string())));
+        let unknown = || ServiceKey::new(id, id.to_string());
+        let mut key = known.unwrap_or_else(|| KeyPolicy::new(unknown(), &mut self.limits));
         key.enabled = false;
         self.set_key(id, Some(key), affected);
     }

@@ -242,6 +242,9 @@ fn pages_of_changes_are_put_together() {
         removed_credentials: vec![CredentialId(key_id(8))],
         keys: vec![key(3, 0, 0)],
         removed_keys: vec![key_id(9)],
+        unreadable_accounts: vec![AccountId(3)],
+        unreadable_credentials: vec![CredentialId(key_id(3))],
+        unreadable_keys: vec![key_id(5)],
         relay: Some(reserve(10)),
     });
     all.append(with_keys(vec![key(4, 0, 0)]));
@@ -251,6 +254,9 @@ fn pages_of_changes_are_put_together() {
     assert_eq!(all.removed_credentials, [CredentialId(key_id(8))]);
     assert_eq!(all.keys, [key(3, 0, 0), key(4, 0, 0)]);
     assert_eq!(all.removed_keys, [key_id(9)]);
+    assert_eq!(all.unreadable_accounts, [AccountId(3)]);
+    assert_eq!(all.unreadable_credentials, [CredentialId(key_id(3))]);
+    assert_eq!(all.unreadable_keys, [key_id(5)]);
     assert_eq!(all.relay, Some(reserve(10)), "a page without it keeps it");
     all.append(Changes {
         relay: Some(reserve(20)),

@@ -134,7 +134,10 @@ pub(super) async fn a_load_has_several_pages(url: String) {
     let all = store.load().await.unwrap();
     assert!(found(&all.changes.keys) == expected, "a complete load");
     let mut parts = Vec::new();
-    let loaded = store.load_parts(|part| parts.push(part.changes)).await.unwrap();
+    let loaded = store
+        .load_parts(|part| parts.push(part.changes))
+        .await
+        .unwrap();
     assert_eq!(loaded, counter);
     let largest = parts.iter().map(|part| part.keys.len()).max();
     assert!(largest.is_some_and(|keys| keys <= MOST), "{largest:?}");
