@@ -89,7 +89,11 @@ impl PendingUsage {
             }
         }
         let left = self.minutes.len();
-        self.max_minutes = self.max_waiting.max(left.saturating_add(left / 2));
+        self.max_minutes = if left <= enough {
+            self.max_waiting
+        } else {
+            left.saturating_add(left / 2)
+        };
     }
 
     /// Adds bytes of a quota. If too many wait, those of past periods are dropped: they decide
