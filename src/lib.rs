@@ -30,7 +30,7 @@
 //! | [`grace`] | the grace period, which a reload may change |
 //! | [`successor`] | starts the executable again, and passes listeners to the new process |
 //! | [`systemd`] | reports the state of the process to systemd |
-//! | [`random`], [`text`], [`quantity`], [`suspend`], [`tcp_table`] | the system's random numbers; text files; sizes and rates with a unit; time in suspend; the kernel's table of TCP connections |
+//! | [`random`], [`text`], [`quantity`], [`suspend`], [`tcp_table`], `interner` | the system's random numbers; text files; sizes and rates with a unit; time in suspend; the kernel's table of TCP connections; shared equal values |
 //! | [`report_proto`] | the pure layers, a separate crate: frames, multiplexer, ciphers, compression |
 //!
 //! `docs/PROTOCOL.md` specifies the protocol. `docs/architecture.md` shows the path of a byte and
@@ -48,6 +48,7 @@ pub mod config;
 pub mod diagnosis;
 pub mod doctor;
 pub mod grace;
+mod interner;
 pub mod link;
 pub mod master;
 pub mod metrics;

@@ -38,6 +38,8 @@ pub(crate) struct EventResult {
     pub is_echo_broken: bool,
     /// The longest round trip of an echo, in milliseconds.
     pub longest_ping: f64,
+    /// The same beside transfers without cuts. It shows what the path and the processors cost.
+    pub longest_ping_uncut: f64,
     /// The cuts while the transfers ran.
     pub cuts: usize,
     /// The time until the last transfer was complete or broken.
@@ -50,7 +52,7 @@ impl fmt::Display for EventResult {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
-            "{} of {TRANSFERS} transfers broken by {} cuts, echo {} after at most {:.0} ms, {:.1} s, {} connections on the path",
+            "{} of {TRANSFERS} transfers broken by {} cuts, echo {} after at most {:.0} ms ({:.0} ms without cuts), {:.1} s, {} connections on the path",
             self.broken,
             self.cuts,
             if self.is_echo_broken {
@@ -59,22 +61,38 @@ impl fmt::Display for EventResult {
                 "returns"
             },
             self.longest_ping,
+            self.longest_ping_uncut,
             self.seconds,
             self.links
         )
     }
 }
 
-/// Runs the transfers and cuts connections until all of them have ended.
+/// Runs the transfers without cuts, and then with cuts until all of them have ended.
 pub(crate) fn measure(
     target: &Target<'_>,
     event: &EventRow,
     path: &LossyPath,
     options: &Options,
 ) -> anyhow::Result<EventResult> {
+    let uncut = measure_transfers(target, event, None, path, options)?;
+    let cut = measure_transfers(target, event, Some(event.event), path, options)?;
+    Ok(EventResult {
+        longest_ping_uncut: uncut.longest_ping,
+        ..cut
+    })
+}
+
+fn measure_transfers(
+    target: &Target<'_>,
+    row: &EventRow,
+    event: Option<Event>,
+    path: &LossyPath,
+    options: &Options,
+) -> anyhow::Result<EventResult> {
     let echoes = target.connect(&[ECHO])?;
     let (ended, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let length = event.bytes / options.event_divisor.max(1);
+    let length = row.bytes / options.event_divisor.max(1);
     let transfer = |seed: usize| {
         let content = Content {
             length,
@@ -91,7 +109,7 @@ pub(crate) fn measure(
             .collect();
         let pinging = scope.spawn(|| ping_until(&echoes, &stop));
         let is_running = || ended.load(Relaxed) < TRANSFERS;
-        let (cuts, links) = cut_while(&is_running, event.event, path);
+        let (cuts, links) = cut_while(&is_running, event, path);
         let seconds = begun.elapsed().as_secs_f64();
         stop.store(true, Relaxed);
         let results = transfers.into_iter().map(|transfer| transfer.join());
@@ -103,6 +121,7 @@ pub(crate) fn measure(
             broken: TRANSFERS - complete,
             is_echo_broken,
             longest_ping,
+            longest_ping_uncut: longest_ping,
             cuts,
             seconds,
             links,
@@ -112,19 +131,23 @@ pub(crate) fn measure(
 
 /// Cuts connections until the transfers have ended. Returns the number of cuts, and the most
 /// connections that were in use.
-fn cut_while(is_running: &impl Fn() -> bool, event: Event, path: &LossyPath) -> (usize, usize) {
+fn cut_while(
+    is_running: &impl Fn() -> bool,
+    event: Option<Event>,
+    path: &LossyPath,
+) -> (usize, usize) {
     let (mut cuts, mut links) = (0, 0);
     while wait_while(is_running, CUT_INTERVAL) {
         links = links.max(load::links_in_use(path));
         match event {
-            Event::CutBusiest => cuts += usize::from(cut_busiest(path)),
-            Event::CutAll if cuts == 0 => {
+            Some(Event::CutBusiest) => cuts += usize::from(cut_busiest(path)),
+            Some(Event::CutAll) if cuts == 0 => {
                 path.set_blocked(true);
                 cuts = path.cut_all_connections();
                 load::sleep(OUTAGE);
                 path.set_blocked(false);
             }
-            Event::CutAll => {}
+            Some(Event::CutAll) | None => {}
         }
     }
     (cuts, links)

@@ -108,7 +108,8 @@ impl EventMeasured {
     fn json(&self) -> Value {
         let of_result = |(system, result): &(System, EventResult)| {
             let values = json!({ "broken": result.broken, "is_echo_broken": result.is_echo_broken,
-                "longest_echo_ms": result.longest_ping, "cuts": result.cuts,
+                "longest_echo_ms": result.longest_ping,
+                "longest_echo_without_cuts_ms": result.longest_ping_uncut, "cuts": result.cuts,
                 "seconds": result.seconds, "connections": result.links });
             (system.name().to_owned(), values)
         };

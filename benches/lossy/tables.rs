@@ -108,6 +108,7 @@ fn event_rows(results: &Results) -> Vec<Vec<String>> {
         "broken transfers",
         "longest echo ms",
         "/ round trip",
+        "without cuts ms",
         "seconds",
         "links in use",
     ]);
@@ -133,6 +134,7 @@ fn of_event((event, measured): &(EventRow, EventMeasured)) -> Vec<Vec<String>> {
             result.broken.to_string(),
             format!("{:.0}{echo}", result.longest_ping),
             format!("{:.1}", result.longest_ping / round_trip),
+            format!("{:.0}", result.longest_ping_uncut),
             format!("{:.1}", result.seconds),
             result.links.to_string(),
         ]

@@ -25,6 +25,7 @@ mod parties;
 mod routes;
 #[cfg(test)]
 mod tests;
+mod write_deadline;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -270,7 +271,7 @@ impl AdminListener {
             }
             #[cfg(unix)]
             AdminStream::Unix(stream) => {
-                connections.spawn(connection::serve(stream, routes, Origin::UnixSocket));
+                connections.spawn(connection::serve_unix(stream, routes));
             }
         }
     }

@@ -161,9 +161,7 @@ impl Administration {
         let mut change = self.begin(actor).await?;
         let stored = change.create_account(account).await?;
         let subject = audit::Subject::Account(stored.record.id);
-        let row = audit::row(audit::Action::Add, subject, &stored.record);
-        self.finish(change, actor, row).await?;
-        Ok(stored)
+        self.finish_addition(change, actor, subject, stored).await
     }
 
     /// Changes fields of an account. `expected` is the version that the caller has read.

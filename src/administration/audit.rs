@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Actor, Administration, AdministrationError};
 use crate::{
     policy::{AccountId, CredentialId, TokenId},
-    store::{AuditEntry, Change},
+    store::{AuditEntry, Change, Stored},
 };
 use report_proto::id::Id;
 
@@ -95,6 +95,19 @@ pub(super) fn plain(action: Action, subject: Subject) -> Row {
 }
 
 impl Administration {
+    /// Adds the audit row of a new record, and commits the change. Returns the record.
+    pub(super) async fn finish_addition<T: Serialize>(
+        &self,
+        change: Change<'_>,
+        actor: &Actor,
+        subject: Subject,
+        stored: Stored<T>,
+    ) -> Result<Stored<T>, AdministrationError> {
+        let row = row(Action::Add, subject, &stored.record);
+        self.finish(change, actor, row).await?;
+        Ok(stored)
+    }
+
     /// Adds the audit row, and commits the change.
     pub(super) async fn finish(
         &self,

@@ -156,9 +156,7 @@ impl Administration {
         let mut change = self.begin(actor).await?;
         let stored = without_verifier(change.create_credential(record).await?);
         let subject = audit::Subject::Credential(stored.record.id);
-        let row = audit::row(audit::Action::Add, subject, &stored.record);
-        self.finish(change, actor, row).await?;
-        Ok(stored)
+        self.finish_addition(change, actor, subject, stored).await
     }
 
     /// Changes fields of a credential. `expected` is the version that the caller has read.
@@ -239,8 +237,7 @@ impl Administration {
             changed,
         } = self.credential(id).await?;
         if old.revoked {
-            let message = "it is revoked (add a new credential instead)";
-            return Err(AdministrationError::invalid("id", id, message));
+            return Err(AdministrationError::revoked(RecordKind::Credential, id));
         }
         let name = match rotation.name {
             Some(name) => name,
@@ -278,7 +275,7 @@ impl Administration {
                 return Ok(name);
             }
         }
-        Err(no_free_name(&old.name))
+        Err(AdministrationError::no_free_name(&old.name))
     }
 
     /// Removes a credential. `expected` is the version that the caller has read.
@@ -299,16 +296,7 @@ impl Administration {
     }
 }
 
-/// Returns the error of a rotation for which no name is free.
-pub(super) fn no_free_name(name: &str) -> AdministrationError {
-    let message = "all names with the next numbers exist (write a name for the new one)";
-    AdministrationError::invalid("name", format_args!("{name:?}"), message)
-}
-
 /// Returns the part of a record that is no secret.
 fn without_verifier(stored: Stored<CredentialRecord>) -> Stored<Credential> {
-    Stored {
-        record: stored.record.credential,
-        changed: stored.changed,
-    }
+    stored.map(|record| record.credential)
 }

@@ -104,6 +104,18 @@ impl AdministrationError {
         }])
     }
 
+    /// Creates the error of the rotation of a revoked record.
+    pub(super) fn revoked(kind: RecordKind, id: impl fmt::Display) -> Self {
+        let message = format!("it is revoked (add a new {kind} instead)");
+        AdministrationError::invalid("id", id, message)
+    }
+
+    /// Creates the error of a rotation for which no name is free.
+    pub(super) fn no_free_name(name: &str) -> Self {
+        let message = "all names with the next numbers exist (write a name for the new one)";
+        AdministrationError::invalid("name", format_args!("{name:?}"), message)
+    }
+
     /// Creates the error of a record that does not exist.
     pub(super) fn not_found(kind: RecordKind, id: impl fmt::Display) -> Self {
         AdministrationError::Store(StoreError::NotFound {
@@ -148,7 +160,7 @@ impl AdministrationError {
                 StoreError::NotFound {
                     field, id: value, ..
                 }
-                | StoreError::Duplicate { field, value },
+                | StoreError::Duplicate { field, value, .. },
             ) => (Some((*field).to_owned()), Some(value.clone())),
             AdministrationError::Store(
                 StoreError::Conflict { id, .. } | StoreError::InUse { id, .. },

@@ -216,9 +216,7 @@ impl Administration {
         }
         let stored = change.create_key(key).await?;
         let subject = audit::Subject::Key(stored.record.id);
-        let row = audit::row(audit::Action::Add, subject, &stored.record);
-        self.finish(change, actor, row).await?;
-        Ok(stored)
+        self.finish_addition(change, actor, subject, stored).await
     }
 
     /// Changes fields of a key. `expected` is the version that the caller has read.

@@ -108,10 +108,7 @@ pub(super) fn map_page<T, U, C>(
     record: impl Fn(T) -> U,
     position: impl FnOnce(C) -> String,
 ) -> RecordPage<U> {
-    let items = page.items.into_iter().map(|item| Stored {
-        record: record(item.record),
-        changed: item.changed,
-    });
+    let items = page.items.into_iter().map(|item| item.map(&record));
     Page {
         items: items.collect(),
         next: page.next.map(position),

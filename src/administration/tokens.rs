@@ -4,7 +4,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Actor, Administration, AdministrationError, HashText, RecordPage, TokenQuery, audit, check,
-    credentials::no_free_name,
     lists::{map_page, number_after, size_of, whole},
     patch::{earlier, next_names, present, put},
 };
@@ -135,9 +134,7 @@ impl Administration {
         let mut change = self.begin(actor).await?;
         let stored = without_hash(change.create_token(record).await?);
         let subject = audit::Subject::Token(stored.record.id);
-        let row = audit::row(audit::Action::Add, subject, &stored.record);
-        self.finish(change, actor, row).await?;
-        Ok(stored)
+        self.finish_addition(change, actor, subject, stored).await
     }
 
     /// Changes fields of a token. `expected` is the version that the caller has read.
@@ -214,8 +211,7 @@ impl Administration {
             changed,
         } = self.token(id).await?;
         if old.revoked {
-            let message = "it is revoked (add a new token instead)";
-            return Err(AdministrationError::invalid("id", id, message));
+            return Err(AdministrationError::revoked(RecordKind::Token, id));
         }
         let new = NewToken {
             name: match rotation.name {
@@ -245,7 +241,7 @@ impl Administration {
                 return Ok(name);
             }
         }
-        Err(no_free_name(old))
+        Err(AdministrationError::no_free_name(old))
     }
 
     /// Removes a token. `expected` is the version that the caller has read.
@@ -268,8 +264,5 @@ impl Administration {
 
 /// Returns the part of a record that is no secret.
 fn without_hash(stored: Stored<TokenRecord>) -> Stored<Token> {
-    Stored {
-        record: stored.record.token,
-        changed: stored.changed,
-    }
+    stored.map(|record| record.token)
 }

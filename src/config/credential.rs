@@ -16,6 +16,9 @@ pub struct CredentialKey {
 }
 
 impl CredentialKey {
+    /// The name by which the deserializer of a file recognizes the secret of a credential.
+    pub(super) const NAME: &'static str = "CredentialKey";
+
     /// Returns the secret for derivation.
     #[must_use]
     pub fn secret(&self) -> &CredentialSecret {
@@ -25,7 +28,7 @@ impl CredentialKey {
 
 impl<'de> Deserialize<'de> for CredentialKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Secret::deserialize(deserializer)?;
+        let text = Secret::deserialize_named(Self::NAME, deserializer)?;
         match text.expose().parse() {
             Ok(secret) => Ok(CredentialKey { text, secret }),
             Err(error) => Err(D::Error::custom(invalid(error))),

@@ -42,6 +42,7 @@ mod reference;
 mod retention;
 mod role;
 mod secret;
+mod secret_error;
 mod source_files;
 mod store_address;
 mod syntax_hint;
@@ -81,7 +82,8 @@ pub use retention::RetentionConfig;
 pub use role::{
     ClientConfig, ClientLimitsConfig, HoldTimeout, MasterChoice, ServerConfig, ServerLimitsConfig,
 };
-pub use secret::{Secret, SecretError, SecretSources};
+pub use secret::{Secret, SecretSources};
+pub use secret_error::{SecretError, SecretKind};
 pub use store_address::StoreAddress;
 
 pub use crate::{

@@ -14,11 +14,13 @@ use serde::{
 use serde_json::Number;
 
 use super::{
+    CredentialKey,
     error::{FieldPath, InvalidValue, PathSegment},
     path::{FilePath, FolderPath, visit_path},
     position::Place,
     read_error::ReadError,
-    secret::{SECRET_FORMS, Secret, SecretError, SecretPlace, SecretSources},
+    secret::{SECRET_FORMS, Secret, SecretPlace, SecretSources},
+    secret_error::{SecretError, SecretKind},
 };
 
 /// The text that a placeholder contains. It is a valid host, address, path and key.
@@ -273,21 +275,26 @@ impl<'a> NodeReader<'a> {
         visit_path(&folder.join(text), visitor)
     }
 
-    fn secret<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
-        let (kind, place, key) = match &self.node.value {
+    fn secret<'de, V: Visitor<'de>>(
+        self,
+        kind: SecretKind,
+        visitor: V,
+    ) -> Result<V::Value, ReadError> {
+        let invalid = |error: SecretError| ReadError::Invalid(error.invalid(kind));
+        let (place_kind, place, key) = match &self.node.value {
             NodeValue::Object(fields) => {
                 let place = self.secret_place(fields)?;
                 let file = self.node.place.file;
-                let key = place.load(self.sources, file).map_err(ReadError::custom)?;
-                let (kind, place) = place.into_parts();
-                (kind, place, key)
+                let key = place.load(self.sources, file).map_err(invalid)?;
+                let (place_kind, place) = place.into_parts();
+                (place_kind, place, key)
             }
             _ => match self.text(&SECRET_FORMS)? {
-                "" => return Err(ReadError::custom(SecretError::Empty)),
+                "" => return Err(invalid(SecretError::Empty)),
                 key => ("text", String::new(), key.to_owned()),
             },
         };
-        let parts = [kind.to_owned(), place, key].into_iter();
+        let parts = [place_kind.to_owned(), place, key].into_iter();
         visitor.visit_seq(SeqDeserializer::new(parts))
     }
 
@@ -411,7 +418,8 @@ impl<'de> Deserializer<'de> for NodeReader<'_> {
     ) -> Result<V::Value, ReadError> {
         match name {
             FilePath::NAME | FolderPath::NAME => self.path(name, visitor),
-            Secret::NAME => self.secret(visitor),
+            Secret::NAME => self.secret(SecretKind::Key, visitor),
+            CredentialKey::NAME => self.secret(SecretKind::Credential, visitor),
             _ => visitor.visit_newtype_struct(self),
         }
     }

@@ -15,7 +15,7 @@ use serde::{
 };
 use zeroize::Zeroizing;
 
-use super::{error::write_remedy, position::FileId, values::visitor_expects};
+use super::{position::FileId, secret_error::SecretError, values::visitor_expects};
 
 /// A key and its source. `Debug` hides the key, and dropping it clears its memory. Secrets with the
 /// same key are equal.
@@ -37,6 +37,17 @@ impl Secret {
             place: None,
             key: Zeroizing::new(text),
         }
+    }
+
+    /// Reads a secret. `name` is that of its type, by which errors name the command that creates one.
+    ///
+    /// Only the deserializer of a configuration file supports secrets: it loads the key and passes
+    /// the source with it.
+    pub(super) fn deserialize_named<'de, D: Deserializer<'de>>(
+        name: &'static str,
+        deserializer: D,
+    ) -> Result<Self, D::Error> {
+        deserializer.deserialize_newtype_struct(name, SecretVisitor)
     }
 
     /// Returns the key for derivation. Never print it.
@@ -61,31 +72,33 @@ impl fmt::Debug for Secret {
 }
 
 impl<'de> Deserialize<'de> for Secret {
-    /// Only the deserializer of a configuration file supports secrets: it loads the key and passes
-    /// the source with it.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct SecretVisitor;
-        impl<'de> Visitor<'de> for SecretVisitor {
-            type Value = Secret;
+        Secret::deserialize_named(Self::NAME, deserializer)
+    }
+}
 
-            visitor_expects!(SECRET_FORMS);
+/// Reads the parts that the deserializer of a file passes: the kind of the place, the place, and the
+/// key.
+struct SecretVisitor;
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Secret, A::Error> {
-                let mut next = || {
-                    let part = parts.next_element::<String>()?;
-                    part.ok_or_else(|| A::Error::invalid_length(0, &self))
-                };
-                let (kind, place, key) = (next()?, next()?, next()?);
-                let place = match kind.as_str() {
-                    "file" => Some(SecretPlace::File(place.into())),
-                    "env" => Some(SecretPlace::Env(place)),
-                    _ => None,
-                };
-                let key = Zeroizing::new(key);
-                Ok(Secret { place, key })
-            }
-        }
-        deserializer.deserialize_newtype_struct(Self::NAME, SecretVisitor)
+impl<'de> Visitor<'de> for SecretVisitor {
+    type Value = Secret;
+
+    visitor_expects!(SECRET_FORMS);
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Secret, A::Error> {
+        let mut next = || {
+            let part = parts.next_element::<String>()?;
+            part.ok_or_else(|| A::Error::invalid_length(0, &self))
+        };
+        let (kind, place, key) = (next()?, next()?, next()?);
+        let place = match kind.as_str() {
+            "file" => Some(SecretPlace::File(place.into())),
+            "env" => Some(SecretPlace::Env(place)),
+            _ => None,
+        };
+        let key = Zeroizing::new(key);
+        Ok(Secret { place, key })
     }
 }
 
@@ -137,92 +150,6 @@ pub(super) enum SecretPlace {
 /// The syntax of a [`Secret`]. Errors print this text instead of the value.
 pub(super) const SECRET_FORMS: &str =
     "a key in quotes, {\"file\": \"PATH\"} or {\"env\": \"NAME\"}";
-
-/// Why a key cannot be loaded, and what to do. `{:#}` omits the latter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SecretError {
-    /// The field is empty.
-    Empty,
-    /// The file cannot be read.
-    Unreadable {
-        /// The full path.
-        path: PathBuf,
-        /// The error of the system.
-        reason: String,
-    },
-    /// The file is not text.
-    NotText {
-        /// The full path.
-        path: PathBuf,
-        /// The position of the first invalid byte.
-        error: crate::text::NotText,
-    },
-    /// The file is empty.
-    EmptyFile(PathBuf),
-    /// The variable is not set, or not text.
-    NoVariable(String),
-    /// The variable is empty.
-    EmptyVariable(String),
-}
-
-impl SecretError {
-    /// Returns what to do, unless the text of the problem contains it.
-    #[must_use]
-    pub fn remedy(&self) -> Option<&'static str> {
-        Some(match self {
-            SecretError::Empty => "write a key; `report keygen` generates a strong one",
-            SecretError::Unreadable { .. } => {
-                "create it with `report keygen > FILE`, or correct the path"
-            }
-            SecretError::NotText { .. } => return None,
-            SecretError::EmptyFile(_) => "write a key with `report keygen > FILE`",
-            SecretError::NoVariable(_) => "set it before starting `report`",
-            SecretError::EmptyVariable(_) => {
-                "set it to a key; `report keygen` generates a strong one"
-            }
-        })
-    }
-}
-
-impl std::error::Error for SecretError {}
-
-impl fmt::Display for SecretError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SecretError::Empty => formatter.write_str("is empty")?,
-            SecretError::Unreadable { path, reason } => {
-                let path = path.display();
-                write!(
-                    formatter,
-                    "names the file {path}, which cannot be read ({reason})"
-                )?;
-            }
-            SecretError::NotText { path, error } => {
-                write!(
-                    formatter,
-                    "names the file {}, which {error}",
-                    path.display()
-                )?;
-            }
-            SecretError::EmptyFile(path) => {
-                write!(
-                    formatter,
-                    "names the file {}, which is empty",
-                    path.display()
-                )?;
-            }
-            SecretError::NoVariable(name) => write!(
-                formatter,
-                "names the environment variable {name}, which is not set to text"
-            )?,
-            SecretError::EmptyVariable(name) => write!(
-                formatter,
-                "names the environment variable {name}, which is empty"
-            )?,
-        }
-        write_remedy(formatter, self.remedy())
-    }
-}
 
 /// The sources that a configuration may read in addition to its own text.
 #[derive(Clone, Copy)]
@@ -299,7 +226,7 @@ fn from_file(path: &Path) -> Result<String, SecretError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{json_text, node::NodeReader};
+    use crate::config::{SecretKind, json_text, node::NodeReader};
 
     fn load(json: &str, folder: &Path) -> Result<Secret, String> {
         let variable = |name: &str| match name {
@@ -360,27 +287,23 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("key");
         std::fs::write(&path, "\n").expect("written");
-        assert_eq!(
-            load("\"\"", folder.path()),
-            Err(SecretError::Empty.to_string())
-        );
+        let refused = |error: SecretError| Err(error.invalid(SecretKind::Key).to_string());
+        assert_eq!(load("\"\"", folder.path()), refused(SecretError::Empty));
         assert_eq!(
             load(r#"{"file": "key"}"#, folder.path()),
-            Err(SecretError::EmptyFile(path).to_string())
+            refused(SecretError::EmptyFile(path))
         );
         assert_eq!(
             load(r#"{"env": "EMPTY"}"#, folder.path()),
-            Err(SecretError::EmptyVariable("EMPTY".into()).to_string())
+            refused(SecretError::EmptyVariable("EMPTY".into()))
         );
         assert_eq!(
             load(r#"{"env": "NONE"}"#, folder.path()),
-            Err(SecretError::NoVariable("NONE".into()).to_string())
+            refused(SecretError::NoVariable("NONE".into()))
         );
-        let error = load(r#"{"file": "missing"}"#, folder.path())
-            .expect_err("no file")
-            .to_string();
+        let error = load(r#"{"file": "missing"}"#, folder.path()).expect_err("no file");
         assert!(
-            error.contains("missing") && error.contains("report keygen"),
+            error.contains("missing") && error.contains("`report keygen --write FILE`"),
             "{error}"
         );
     }

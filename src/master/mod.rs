@@ -71,7 +71,11 @@ use self::{
     shared::MasterShared,
     threads::Threads,
 };
-use crate::{grace::Grace, metrics::ObservedRole, throttle::LogLimit};
+use crate::{
+    grace::Grace,
+    metrics::ObservedRole,
+    throttle::{LogLimit, LogLimits},
+};
 
 #[cfg(feature = "store")]
 use self::shared::StoreRecords;
@@ -132,6 +136,7 @@ impl Master {
             listeners: Listeners::default(),
             authenticator: Authenticator::new(link_key, policies, timing.authentication),
             log_limit: LogLimit::new(),
+            account_log_limits: LogLimits::new(),
             admission: Admission::new(&limits, Arc::clone(&router.refusals)),
             handshakes: Handshakes::for_threads(threads),
             #[cfg(feature = "store")]
@@ -202,6 +207,12 @@ impl Master {
         let _abort_on_drop = shared.aborting.clone().drop_guard();
         let _drain_on_drop = shared.draining.clone().drop_guard();
         let _handshakes_on_drop = shared.handshakes_over.clone().drop_guard();
+        #[cfg(feature = "store")]
+        if let Some(records) = &shared.records {
+            cancel
+                .run_until_cancelled(records.usage.read_at_start())
+                .await;
+        }
         for listener in listeners {
             shared.listeners.start(&shared, listener);
         }

@@ -15,6 +15,7 @@ use super::{
     connection_settings::ConnectionSettings,
     events::{EventKind, EventPeer},
     handshakes::HandshakePermit,
+    identity::Identity,
     limits::{LinkNumber, RETRY_AFTER},
     link_handler::LinkHandler,
     policies::{DeniedRequest, denied_notice},
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{
     link::{
-        Link,
+        EndReason, Link,
         authenticate::{self, Hello},
     },
     net::websocket::MessageSocket,
@@ -92,14 +93,11 @@ pub(super) async fn serve_link(
     let ended = Box::pin(session.run(&mut handler, std::future::pending())).await;
     drop(registration);
     report_ended(&shared, &link, || ended.reason.to_string());
-    if is_logged || link.is_proven() {
-        info!(
-            why = %ended.reason,
-            seconds = started.elapsed().as_secs(),
-            received_bytes = link.received_bytes.load(Relaxed),
-            sent_bytes = link.sent_bytes.load(Relaxed),
-            "link ended"
-        );
+    let log = |left_out| log_ended(&link, &ended.reason, started, left_out);
+    if is_logged {
+        log(None);
+    } else if link.is_proven() {
+        log_link(&shared, link.peer.identity, log);
     }
 }
 
@@ -173,7 +171,7 @@ fn enter(
 ) -> Result<(Arc<LinkRef>, Registration), Notice> {
     let router = &shared.router;
     let link = admit(shared, peer, permit)?;
-    let registration = Registration::enter(router, &link, hello).map_err(|superseded| {
+    let registration = Registration::enter(shared, &link, hello).map_err(|superseded| {
         router.refusals.count("link", "superseded");
         log_superseded(shared, &hello.claims, superseded);
         Notice::new(Code::Superseded, superseded.to_string())
@@ -249,13 +247,37 @@ fn log_up(shared: &MasterShared, hello: &Hello, link: &LinkRef) -> bool {
             .and_then(|_| policies.account_name(identity));
         info!(instance = %claims.instance, slot = %claims.slot, epoch = claims.epoch, moves = claims.moves, credential, account, %agent, left_out, "link up");
     };
-    // The log limit does not apply to roles that have proven a secret.
-    if identity.is_proven() {
-        log_up(None);
-        true
-    } else {
-        shared.log_limit.log(log_up)
+    log_link(shared, identity, log_up)
+}
+
+/// Logs a line about a link of this identity. Passes the number of lines left out before it. Returns
+/// whether the line was logged: servers with the master key have no limit, each account with
+/// credentials has one, and anonymous clients share one.
+pub(super) fn log_link(
+    shared: &MasterShared,
+    identity: Identity,
+    line: impl FnOnce(Option<u64>),
+) -> bool {
+    match identity {
+        Identity::MasterKey => {
+            line(None);
+            true
+        }
+        Identity::Credential { account, .. } => shared.account_log_limits.log(account, line),
+        Identity::Anonymous => shared.log_limit.log(line),
     }
+}
+
+/// Logs that a link has ended.
+fn log_ended(link: &LinkRef, why: &EndReason, started: Instant, left_out: Option<u64>) {
+    info!(
+        %why,
+        seconds = started.elapsed().as_secs(),
+        received_bytes = link.received_bytes.load(Relaxed),
+        sent_bytes = link.sent_bytes.load(Relaxed),
+        left_out,
+        "link ended"
+    );
 }
 
 /// Reports that a link has ended.
@@ -353,8 +375,12 @@ struct Registration {
 }
 
 impl Registration {
-    fn enter(router: &Arc<Router>, link: &Arc<LinkRef>, hello: &Hello) -> Result<Self, Superseded> {
-        let claims = &hello.claims;
+    fn enter(
+        shared: &MasterShared,
+        link: &Arc<LinkRef>,
+        hello: &Hello,
+    ) -> Result<Self, Superseded> {
+        let (router, claims) = (&shared.router, &hello.claims);
         let mut registry = router.registry();
         let ended = registry.add_link(AuthenticatedLink {
             link: link.number,
@@ -369,15 +395,18 @@ impl Registration {
         })?;
         router.recheck_refused(registry);
         for old in ended {
+            let (number, identity) = (old.number, link.peer.identity);
             // An anonymous client needs no secret to cause this, so it must not fill the log.
-            if link.peer.identity.is_proven() {
-                info!(
-                    old = old.number,
-                    "takes over from an older link of its instance and slot"
-                );
+            if identity.is_proven() {
+                log_link(shared, identity, |left_out| {
+                    info!(
+                        old = number,
+                        left_out, "takes over from an older link of its instance and slot"
+                    );
+                });
             } else {
                 debug!(
-                    old = old.number,
+                    old = number,
                     "takes over from an older link of its instance and slot"
                 );
             }

@@ -26,7 +26,11 @@ use super::{
 use super::{audit::AuditWriter, events::MasterEvent, usage::Usage};
 #[cfg(feature = "store")]
 use crate::store::Retention;
-use crate::{successor::PassedListener, throttle::LogLimit};
+use crate::{
+    policy::AccountId,
+    successor::PassedListener,
+    throttle::{LogLimit, LogLimits},
+};
 use report_proto::frame::{Code, Notice};
 
 /// The state that all tasks of a master share.
@@ -37,6 +41,8 @@ pub(super) struct MasterShared {
     pub(super) authenticator: Authenticator,
     /// The limit of log lines about unauthenticated peers.
     pub(super) log_limit: LogLimit,
+    /// The limits of log lines about the links with a credential, for each account.
+    pub(super) account_log_limits: LogLimits<AccountId>,
     pub(super) admission: Arc<Admission>,
     /// The room for connections between accept and WELCOME.
     pub(super) handshakes: Handshakes,

@@ -129,7 +129,7 @@ impl PolicyTable {
     /// account of the server's link.
     #[must_use]
     pub fn owner(&self, key: Id, server: Option<AccountId>) -> Option<AccountId> {
-        self.key(key).and_then(|key| key.account).or(server)
+        self.key(key).and_then(KeyPolicy::account).or(server)
     }
 
     /// Decides whether a link is admitted. `account` and `relay` are the counts of the other links.
@@ -169,16 +169,13 @@ impl PolicyTable {
             Admission::Known => {}
             // The answer does not tell whether another account has the key.
             Admission::Owned => {
-                let is_owned = key.is_some_and(|key| key.account == Some(query.account));
+                let is_owned = key.is_some_and(|key| key.account() == Some(query.account));
                 is_owned.then_some(()).ok_or(Denied::KeyNotOwned)?;
             }
         }
         if let Some(key) = key {
             check_key(key, query.now)?;
-            check_network(
-                key.register_networks.allow(query.visitor),
-                Denied::KeyNetwork,
-            )?;
+            check_network(key.allows_server(query.visitor), Denied::KeyNetwork)?;
             self.check_owner(key, query.account, query.now)?;
             check_count(counts.key.links, key.counts().links, Denied::KeyLinks)?;
         }
@@ -208,7 +205,7 @@ impl PolicyTable {
             if key.needs_credential && query.identity == LinkIdentity::Anonymous {
                 return Err(Denied::CredentialRequired);
             }
-            check_network(key.attach_networks.allow(visitor), Denied::KeyNetwork)?;
+            check_network(key.allows_client(visitor), Denied::KeyNetwork)?;
         }
         let owner = self.owner(query.key, query.server);
         let owner = match owner {
@@ -284,7 +281,7 @@ impl PolicyTable {
 
     /// Checks the owner of a key that a server of an account registers.
     fn check_owner(&self, key: &KeyPolicy, account: AccountId, now: i64) -> Result<(), Denied> {
-        if let Some(owner) = key.account
+        if let Some(owner) = key.account()
             && owner != account
         {
             self.active_account(owner, now)
@@ -339,7 +336,7 @@ fn check_key(key: &KeyPolicy, now: i64) -> Result<(), Denied> {
         Denied::KeyNotYetValid,
         Denied::KeyExpired,
     ];
-    check_validity(key.enabled, key.validity, now, denials)
+    check_validity(key.enabled, key.validity(), now, denials)
 }
 
 fn check_validity(

@@ -23,6 +23,7 @@
 mod decide;
 mod denied;
 mod id;
+mod key_policy;
 mod limits;
 mod networks;
 mod period;
@@ -41,6 +42,7 @@ pub use decide::{
 };
 pub use denied::Denied;
 pub use id::{AccountId, CredentialId, TokenId};
+pub use key_policy::KeyPolicy;
 pub use limits::{Counts, Limits, RateLimit, Rates};
 pub use networks::{InvalidNetwork, Network, Networks};
 pub use period::{
@@ -53,7 +55,7 @@ pub use records::{
     TokenRecord, TokenRole, Verifier,
 };
 pub use subject::LimitSubject;
-pub use table::{Affected, Changes, KeyPolicy, PolicyTable};
+pub use table::{Affected, Changes, PolicyTable};
 pub use validity::{InvalidTime, UnixTime, Validity, ValidityState};
 
 /// Whether the value is the default, so that it need not be written.

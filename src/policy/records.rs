@@ -6,7 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AccountId, ByteSize, CredentialId, Limits, Networks, TokenId, UnixTime, Validity, is_default,
+    AccountId, ByteSize, CredentialId, Limits, Networks, TokenId, UnixTime, Validity,
+    ValidityState, is_default,
     problem::{Problem, Problems},
 };
 use report_proto::{frame::Role, id::Id};
@@ -68,10 +69,7 @@ impl Account {
     /// Returns the time of its validity.
     #[must_use]
     pub fn validity(&self) -> Validity {
-        Validity {
-            not_before: self.not_before,
-            expires: self.expires,
-        }
+        Validity::new(self.not_before, self.expires)
     }
 
     /// Returns the problems of the record.
@@ -117,10 +115,7 @@ impl Credential {
     /// Returns the time of its validity.
     #[must_use]
     pub fn validity(&self) -> Validity {
-        Validity {
-            not_before: self.not_before,
-            expires: self.expires,
-        }
+        Validity::new(self.not_before, self.expires)
     }
 
     /// Returns the problems of the record.
@@ -217,10 +212,7 @@ impl ServiceKey {
     /// Returns the time of its validity.
     #[must_use]
     pub fn validity(&self) -> Validity {
-        Validity {
-            not_before: self.not_before,
-            expires: self.expires,
-        }
+        Validity::new(self.not_before, self.expires)
     }
 
     /// Returns the problems of the record.
@@ -271,10 +263,16 @@ pub struct Token {
 }
 
 impl Token {
+    /// Returns the time of its validity, which begins with the token.
+    #[must_use]
+    pub fn validity(&self) -> Validity {
+        Validity::new(None, self.expires)
+    }
+
     /// Whether the token is valid at a time.
     #[must_use]
     pub fn is_valid(&self, now: i64) -> bool {
-        !self.revoked && self.expires.is_none_or(|end| now < end.seconds())
+        !self.revoked && self.validity().at(now) == ValidityState::Valid
     }
 
     /// Returns the problems of the record.

@@ -1,22 +1,16 @@
 //! The policies that a master holds in memory. It changes by differences, and reports which
 //! records a change concerns.
 //!
-//! 100,000 keys take about 20 MB: notes are not kept, and keys with the same limits share them.
+//! 100,000 keys take about 12 MB: see [`KeyPolicy`]. Notes are not kept.
 
-use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    sync::Arc,
-};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{
-    Account, AccountId, Counts, CredentialId, CredentialRecord, Limits, Networks, RelayPolicy,
-    ServiceKey, Validity,
+    Account, AccountId, CredentialId, CredentialRecord, KeyPolicy, Limits, RelayPolicy, ServiceKey,
+    Validity,
 };
+use crate::interner::Interner;
 use report_proto::id::Id;
-
-/// How many limits a new key is compared with. Most operators use a few sets of limits for all
-/// keys.
-const RECENT_LIMITS: usize = 16;
 
 /// Records that changed, and ids of records that were removed.
 #[derive(Debug, Default)]
@@ -35,6 +29,29 @@ pub struct Changes {
     pub removed_keys: Vec<Id>,
     /// The policy of the relay, if it changed.
     pub relay: Option<RelayPolicy>,
+    /// Accounts whose records cannot be read. They are disabled.
+    pub unreadable_accounts: Vec<AccountId>,
+    /// Credentials whose records cannot be read. They are revoked.
+    pub unreadable_credentials: Vec<CredentialId>,
+    /// Keys whose records cannot be read. They are disabled.
+    pub unreadable_keys: Vec<Id>,
+}
+
+impl Changes {
+    /// Adds the records of later changes.
+    pub fn append(&mut self, later: Changes) {
+        self.accounts.extend(later.accounts);
+        self.removed_accounts.extend(later.removed_accounts);
+        self.credentials.extend(later.credentials);
+        self.removed_credentials.extend(later.removed_credentials);
+        self.keys.extend(later.keys);
+        self.removed_keys.extend(later.removed_keys);
+        self.unreadable_accounts.extend(later.unreadable_accounts);
+        self.unreadable_credentials
+            .extend(later.unreadable_credentials);
+        self.unreadable_keys.extend(later.unreadable_keys);
+        self.relay = later.relay.or(self.relay.take());
+    }
 }
 
 /// The records that a change or a passed time concerns. The links, registrations and attachments
@@ -83,36 +100,6 @@ impl Subject {
     const LOWEST: Subject = Subject::Account(AccountId(i64::MIN));
 }
 
-/// The part of a service key that decisions need.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyPolicy {
-    /// The label for people and for metrics.
-    pub label: Box<str>,
-    /// The account that owns the key.
-    pub account: Option<AccountId>,
-    /// The time of its validity.
-    pub validity: Validity,
-    /// The networks from which servers may register it.
-    pub register_networks: Networks,
-    /// The networks from which clients may attach to it.
-    pub attach_networks: Networks,
-    /// The limits, or `None` if there are none.
-    pub limits: Option<Arc<Limits>>,
-    /// Whether it may be registered and attached to.
-    pub enabled: bool,
-    /// Whether clients need a credential.
-    pub needs_credential: bool,
-}
-
-impl KeyPolicy {
-    /// Returns the highest numbers of the key.
-    #[must_use]
-    pub fn counts(&self) -> Counts {
-        let limits = self.limits.as_ref();
-        limits.map_or_else(Counts::default, |limits| limits.counts)
-    }
-}
-
 /// The policies of a master.
 #[derive(Debug, Default)]
 pub struct PolicyTable {
@@ -122,8 +109,8 @@ pub struct PolicyTable {
     relay: RelayPolicy,
     /// The moments at which the validity of a record changes.
     boundaries: BTreeSet<(i64, Subject)>,
-    /// The limits of the latest keys, for keys with the same limits.
-    recent_limits: Vec<Arc<Limits>>,
+    /// Keys with the same limits share them.
+    limits: Interner<Limits>,
 }
 
 impl PolicyTable {
@@ -210,8 +197,19 @@ impl PolicyTable {
         }
         for key in changes.keys {
             let id = key.id;
-            let policy = self.key_policy(key);
+            let policy = KeyPolicy::new(key, &mut self.limits);
             self.set_key(id, Some(policy), &mut affected);
+        }
+        // A record that changes during a read may be part of it twice. Until the next read, the one
+        // that cannot be read decides.
+        for id in changes.unreadable_accounts {
+            self.disable_account(id, &mut affected);
+        }
+        for id in changes.unreadable_credentials {
+            self.revoke_credential(id, &mut affected);
+        }
+        for id in changes.unreadable_keys {
+            self.disable_key(id, &mut affected);
         }
         if let Some(relay) = changes.relay
             && relay != self.relay
@@ -223,19 +221,47 @@ impl PolicyTable {
     }
 
     /// Replaces all records by those of a complete load. Records that are not part of it are
-    /// removed.
+    /// removed, except the policy of the relay.
     pub fn replace(&mut self, mut all: Changes) -> Affected {
-        let accounts: HashSet<_> = all.accounts.iter().map(|account| account.id).collect();
+        let accounts = all.accounts.iter().map(|account| account.id);
+        let accounts = accounts.chain(all.unreadable_accounts.iter().copied());
+        let accounts: HashSet<_> = accounts.collect();
         let credentials = all.credentials.iter().map(|record| record.credential.id);
+        let credentials = credentials.chain(all.unreadable_credentials.iter().copied());
         let credentials: HashSet<_> = credentials.collect();
-        let keys: HashSet<_> = all.keys.iter().map(|key| key.id).collect();
+        let keys = all.keys.iter().map(|key| key.id);
+        let keys: HashSet<_> = keys.chain(all.unreadable_keys.iter().copied()).collect();
         all.removed_accounts = absent(&self.accounts, &accounts);
         all.removed_credentials = absent(&self.credentials, &credentials);
         all.removed_keys = absent(&self.keys, &keys);
-        all.relay = Some(all.relay.take().unwrap_or_default());
         self.keys
             .reserve(keys.len().saturating_sub(self.keys.len()));
         self.apply(all)
+    }
+
+    /// Disables an account whose record cannot be read.
+    fn disable_account(&mut self, id: AccountId, affected: &mut Affected) {
+        let known = self.accounts.get(&id).cloned();
+        let mut account = known.unwrap_or_else(|| Account::new(id, id.to_string()));
+        account.enabled = false;
+        self.set_account(id, Some(account), affected);
+    }
+
+    /// Revokes a credential whose record cannot be read. An unknown one is refused anyway.
+    fn revoke_credential(&mut self, id: CredentialId, affected: &mut Affected) {
+        if let Some(mut record) = self.credentials.get(&id).cloned() {
+            record.credential.revoked = true;
+            self.set_credential(id, Some(record), affected);
+        }
+    }
+
+    /// Disables a key whose record cannot be read.
+    fn disable_key(&mut self, id: Id, affected: &mut Affected) {
+        let known = self.keys.get(&id).cloned();
+        let unknown = || ServiceKey::new(id, id.to_string());
+        let mut key = known.unwrap_or_else(|| KeyPolicy::new(unknown(), &mut self.limits));
+        key.enabled = false;
+        self.set_key(id, Some(key), affected);
     }
 
     fn set_account(&mut self, id: AccountId, new: Option<Account>, affected: &mut Affected) {
@@ -256,7 +282,7 @@ impl PolicyTable {
     }
 
     fn set_key(&mut self, id: Id, new: Option<KeyPolicy>, affected: &mut Affected) {
-        let change = set(&mut self.keys, id, new, |key: &KeyPolicy| key.validity);
+        let change = set(&mut self.keys, id, new, KeyPolicy::validity);
         self.note_change(Subject::Key(id), change, affected);
     }
 
@@ -277,37 +303,6 @@ impl PolicyTable {
             self.boundaries.insert((time.seconds(), subject));
         }
         affected.add(subject);
-    }
-
-    /// Returns the part of a key that the table holds.
-    fn key_policy(&mut self, key: ServiceKey) -> KeyPolicy {
-        KeyPolicy {
-            validity: key.validity(),
-            label: key.label.into_boxed_str(),
-            account: key.account,
-            register_networks: key.register_networks,
-            attach_networks: key.attach_networks,
-            limits: self.shared_limits(key.limits),
-            enabled: key.enabled,
-            needs_credential: key.needs_credential,
-        }
-    }
-
-    /// Returns the limits, shared with an earlier key if possible.
-    fn shared_limits(&mut self, limits: Limits) -> Option<Arc<Limits>> {
-        if limits == Limits::default() {
-            return None;
-        }
-        let recent = self.recent_limits.iter();
-        if let Some(equal) = recent.clone().find(|recent| ***recent == limits) {
-            return Some(Arc::clone(equal));
-        }
-        if recent.len() >= RECENT_LIMITS {
-            self.recent_limits.remove(0);
-        }
-        let limits = Arc::new(limits);
-        self.recent_limits.push(Arc::clone(&limits));
-        Some(limits)
     }
 }
 

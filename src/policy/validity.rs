@@ -135,6 +135,15 @@ pub enum ValidityState {
 }
 
 impl Validity {
+    /// Creates the validity of a record.
+    #[must_use]
+    pub fn new(not_before: Option<UnixTime>, expires: Option<UnixTime>) -> Self {
+        Validity {
+            not_before,
+            expires,
+        }
+    }
+
     /// Returns the state at a time.
     #[must_use]
     pub fn at(&self, now: i64) -> ValidityState {

@@ -24,6 +24,9 @@ macro_rules! select {
 pub(super) const CHANGED: &str =
     select!("changed >= $1 AND (changed > $2 OR id > $3) ORDER BY changed, id LIMIT $4");
 
+/// The row with an id, also a removed one.
+pub(super) const BY_ID: &str = select!("id = $1");
+
 const INSERT: &str = "INSERT INTO accounts (name, enabled, not_before, expires, max_keys, \
                       networks, limits, note, changed, id, removed) \
                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0)";
@@ -188,12 +191,33 @@ impl Change<'_> {
             .await
     }
 
+    /// Returns the account of another record in the words of an error.
+    pub(super) async fn account_words(&mut self, id: AccountId) -> Result<String, StoreError> {
+        let query = self
+            .query("SELECT id, name FROM accounts WHERE id = $1 AND removed = 0")
+            .bind(id.0);
+        match self.transaction.fetch_optional(query).await? {
+            Some(row) => {
+                let name = Columns::new(&row, RecordKind::Account, "id").text("name")?;
+                Ok(format!("account {name:?}"))
+            }
+            None => Ok(format!("account {id}")),
+        }
+    }
+
     async fn check_account_name(&mut self, account: &Account) -> Result<(), StoreError> {
         let query = self
             .query("SELECT id FROM accounts WHERE name = $1 AND id <> $2")
             .bind(account.name.as_str())
             .bind(account.id.0);
-        self.check_unique(query, "name", &account.name).await
+        let Some(row) = self.transaction.fetch_optional(query).await? else {
+            return Ok(());
+        };
+        let other = Columns::new(&row, RecordKind::Account, "id").number("id")?;
+        let reason = format!(
+            "it is the name of account {other} (choose another name, or change that account)"
+        );
+        Err(StoreError::duplicate("name", &account.name, reason))
     }
 
     /// Checks that an account can be removed.

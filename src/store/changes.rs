@@ -3,13 +3,18 @@
 use sqlx::any::AnyRow;
 
 use super::{
-    Change, RecordKind, Store, StoreError, accounts, credentials, dialect::Query, keys,
+    Change, FoundRecords, RecordKind, Store, StoreError, UnreadableRecord,
+    record_rows::{RECORD_TABLES, RecordTable},
     rows::Columns,
 };
-use crate::policy::{AccountId, Changes, CredentialId};
+use crate::policy::Changes;
 
 /// How many rows one query returns. A complete load makes several.
-const PAGE: i64 = 5_000;
+const PAGE: u32 = 5_000;
+
+/// How many records are passed on at a time. A record in this form takes several times as much memory
+/// as in the table of policies.
+const PART: u32 = 500;
 
 /// The tables with tombstones.
 const TABLES: [(&str, &str); 3] = [
@@ -40,98 +45,40 @@ pub struct Delta {
     pub is_complete: bool,
     /// The records.
     pub changes: Changes,
-}
-
-/// The position of a row in the order of changes: its counter, then its id.
-#[derive(Debug, Clone)]
-struct Position {
-    changed: i64,
-    id: RowId,
-}
-
-#[derive(Debug, Clone)]
-enum RowId {
-    Number(i64),
-    Text(String),
-}
-
-impl Position {
-    /// Returns the position behind all rows of a counter.
-    fn behind(counter: i64, lowest: RowId) -> Self {
-        Position {
-            changed: counter.saturating_add(1),
-            id: lowest,
-        }
-    }
-
-    fn bind(&self, query: Query) -> Query {
-        let query = query.bind(self.changed).bind(self.changed);
-        let query = match &self.id {
-            RowId::Number(id) => query.bind(*id),
-            RowId::Text(id) => query.bind(id.as_str()),
-        };
-        query.bind(PAGE)
-    }
-}
-
-/// Adds a row to the changes. Returns its position.
-type AddRow = fn(&AnyRow, &mut Changes) -> Result<Position, StoreError>;
-
-fn add_account(row: &AnyRow, changes: &mut Changes) -> Result<Position, StoreError> {
-    let columns = Columns::new(row, RecordKind::Account, "id");
-    let id = columns.number("id")?;
-    if columns.flag("removed")? {
-        changes.removed_accounts.push(AccountId(id));
-    } else {
-        changes.accounts.push(accounts::account(row)?.record);
-    }
-    Ok(Position {
-        changed: columns.number("changed")?,
-        id: RowId::Number(id),
-    })
-}
-
-fn add_credential(row: &AnyRow, changes: &mut Changes) -> Result<Position, StoreError> {
-    let columns = Columns::new(row, RecordKind::Credential, "id");
-    if columns.flag("removed")? {
-        let id = CredentialId(columns.parse("id")?);
-        changes.removed_credentials.push(id);
-    } else {
-        let credential = credentials::credential(row)?;
-        changes.credentials.push(credential.record);
-    }
-    Ok(Position {
-        changed: columns.number("changed")?,
-        id: RowId::Text(columns.text("id")?.to_owned()),
-    })
-}
-
-fn add_key(row: &AnyRow, changes: &mut Changes) -> Result<Position, StoreError> {
-    let columns = Columns::new(row, RecordKind::Key, "id");
-    if columns.flag("removed")? {
-        changes.removed_keys.push(columns.parse("id")?);
-    } else {
-        changes.keys.push(keys::key(row)?.record);
-    }
-    Ok(Position {
-        changed: columns.number("changed")?,
-        id: RowId::Text(columns.text("id")?.to_owned()),
-    })
+    /// The records that cannot be read. They are denied, and the policy of the relay stays the
+    /// former one.
+    pub unreadable: Vec<UnreadableRecord>,
 }
 
 impl Store {
-    /// Returns all records, for the start of a master.
+    /// Passes all records to `take` in parts, for the start of a master. Returns the counter to ask
+    /// from next.
+    ///
+    /// A record that changes during the call may be part of it twice, the newer one later.
     ///
     /// # Errors
-    /// If the database is away, or a row is invalid.
-    pub async fn load(&self) -> Result<Delta, StoreError> {
+    /// If the database is away. Some parts may have been passed then.
+    pub async fn load_parts(&self, mut take: impl FnMut(FoundRecords)) -> Result<i64, StoreError> {
         let state = self.state().await?;
-        let mut changes = self.changed_since(-1).await?;
-        changes.relay = Some(state.relay.record);
+        self.read_changes(-1, &mut take).await?;
+        let mut last = FoundRecords::default();
+        last.add_relay(state.relay, true)?;
+        take(last);
+        Ok(state.counter)
+    }
+
+    /// Returns all records.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn load(&self) -> Result<Delta, StoreError> {
+        let mut found = FoundRecords::default();
+        let counter = self.load_parts(|part| found.append(part)).await?;
         Ok(Delta {
-            counter: state.counter,
+            counter,
             is_complete: true,
-            changes,
+            changes: found.changes,
+            unreadable: found.unreadable,
         })
     }
 
@@ -141,7 +88,7 @@ impl Store {
     /// A record that changes during the call may be part of this delta and of the next one.
     ///
     /// # Errors
-    /// If the database is away, or a row is invalid.
+    /// If the database is away.
     pub async fn delta(&self, since: i64) -> Result<Delta, StoreError> {
         // Changes are committed in the order of their counters, so rows that are read after the
         // counter contain all changes up to it.
@@ -149,10 +96,10 @@ impl Store {
         if since < state.purge_floor || since > state.counter {
             return self.load().await;
         }
-        let mut changes = self.changed_since(since).await?;
-        if state.relay.changed > since {
-            changes.relay = Some(state.relay.record);
-        }
+        let mut found = FoundRecords::default();
+        self.read_changes(since, &mut |part: FoundRecords| found.append(part))
+            .await?;
+        found.add_relay(state.relay, state.relay_changed > since)?;
         // Rows may have gone before they were read.
         if self.state().await?.purge_floor > since {
             return self.load().await;
@@ -160,48 +107,93 @@ impl Store {
         Ok(Delta {
             counter: state.counter,
             is_complete: false,
-            changes,
+            changes: found.changes,
+            unreadable: found.unreadable,
         })
     }
 
-    /// Returns the records that have changed after a counter, except the policy of the relay.
-    async fn changed_since(&self, counter: i64) -> Result<Changes, StoreError> {
-        let mut changes = Changes::default();
-        let number = Position::behind(counter, RowId::Number(0));
-        let text = Position::behind(counter, RowId::Text(String::new()));
-        self.add_changed(accounts::CHANGED, add_account, number, &mut changes)
-            .await?;
-        self.add_changed(
-            credentials::CHANGED,
-            add_credential,
-            text.clone(),
-            &mut changes,
-        )
-        .await?;
-        self.add_changed(keys::CHANGED, add_key, text, &mut changes)
-            .await?;
-        Ok(changes)
+    /// Reads records again that could not be read. A correction of a row without a change of the
+    /// counter is part of no delta.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn read_again(
+        &self,
+        unreadable: &[UnreadableRecord],
+    ) -> Result<FoundRecords, StoreError> {
+        let mut found = FoundRecords::default();
+        for record in unreadable {
+            let table = RECORD_TABLES.iter().find(|table| table.kind == record.kind);
+            match table {
+                Some(table) => self.read_record(table, record, &mut found).await?,
+                None => found.add_relay(self.state().await?.relay, true)?,
+            }
+        }
+        Ok(found)
     }
 
-    /// Adds the rows of one table, page by page. A row that changes in the meantime moves behind
-    /// the position, so it is read again instead of being skipped.
-    async fn add_changed(
+    async fn read_record(
         &self,
-        sql: &'static str,
-        add: AddRow,
-        mut position: Position,
-        changes: &mut Changes,
+        table: &RecordTable,
+        record: &UnreadableRecord,
+        found: &mut FoundRecords,
     ) -> Result<(), StoreError> {
+        let Some(query) = table.bind_id(&record.id, |sql| self.dialect.query(sql)) else {
+            // Only a complete load finds its row.
+            found.unreadable.push(record.clone());
+            return Ok(());
+        };
+        match self.fetch_optional(query).await? {
+            Some(row) => found.add(table, &row)?,
+            None => found.add_removed(table.kind, &record.id),
+        }
+        Ok(())
+    }
+
+    /// Passes the records that have changed after a counter to `take`, except the policy of the relay.
+    async fn read_changes(
+        &self,
+        counter: i64,
+        take: &mut impl FnMut(FoundRecords),
+    ) -> Result<(), StoreError> {
+        for table in &RECORD_TABLES {
+            self.read_table(table, counter, take).await?;
+        }
+        Ok(())
+    }
+
+    /// Passes on the rows of one table, page by page. A row that changes in the meantime moves behind
+    /// the position, so it is read again instead of being skipped.
+    async fn read_table(
+        &self,
+        table: &RecordTable,
+        counter: i64,
+        take: &mut impl FnMut(FoundRecords),
+    ) -> Result<(), StoreError> {
+        let mut position = table.behind(counter);
         loop {
-            let query = position.bind(self.dialect.query(sql));
-            let rows = self.fetch_all(query).await?;
-            for row in &rows {
-                position = add(row, changes)?;
-            }
-            let is_last = i64::try_from(rows.len()).is_ok_and(|rows| rows < PAGE);
-            if is_last {
+            let query = position.bind(self.dialect.query(table.changed), i64::from(PAGE));
+            let (mut rows, mut last) = (0_u32, None);
+            let mut part = FoundRecords::default();
+            let each = |row: &AnyRow| -> Result<(), StoreError> {
+                // A row without a position is part of its page, and does not move the next one.
+                last = table.position(row).ok().or(last.take());
+                part.add(table, row)?;
+                rows = rows.saturating_add(1);
+                if rows.is_multiple_of(PART) {
+                    take(std::mem::take(&mut part));
+                }
+                Ok(())
+            };
+            self.fetch_each(query, each).await?;
+            take(part);
+            if rows < PAGE {
                 return Ok(());
             }
+            position = last.ok_or_else(|| {
+                let problem = "too many rows have none that is a number";
+                StoreError::corrupt(table.kind, "", "changed", problem)
+            })?;
         }
     }
 

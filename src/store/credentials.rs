@@ -22,6 +22,9 @@ macro_rules! select {
 pub(super) const CHANGED: &str =
     select!("changed >= $1 AND (changed > $2 OR id > $3) ORDER BY changed, id LIMIT $4");
 
+/// The row with an id, also a removed one.
+pub(super) const BY_ID: &str = select!("id = $1");
+
 const INSERT: &str = "INSERT INTO credentials (id, account, name, role, public_key, welcome_key, \
                       not_before, expires, revoked, changed, removed) \
                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0)";
@@ -129,9 +132,7 @@ impl Change<'_> {
         // The row of a removed credential would keep the id.
         let query = self.query("DELETE FROM credentials WHERE id = $1 AND removed > 0");
         self.transaction.execute(query.bind(id.as_str())).await?;
-        let query = self.query("SELECT id FROM credentials WHERE id = $1");
-        self.check_unique(query.bind(id.as_str()), "id", &id)
-            .await?;
+        self.check_new_credential(&id).await?;
         self.check_credential_name(credential, credential.account)
             .await?;
         let query = self
@@ -230,6 +231,22 @@ impl Change<'_> {
         Ok(())
     }
 
+    /// Returns an error if there is a credential with the id.
+    async fn check_new_credential(&mut self, id: &str) -> Result<(), StoreError> {
+        let query = self.query("SELECT id, account, name FROM credentials WHERE id = $1");
+        let Some(row) = self.transaction.fetch_optional(query.bind(id)).await? else {
+            return Ok(());
+        };
+        let columns = Columns::new(&row, RecordKind::Credential, "id");
+        let name = columns.text("name")?.to_owned();
+        let owner = AccountId(columns.number("account")?);
+        let owner = self.account_words(owner).await?;
+        let reason = format!(
+            "the secret is that of the credential {name:?} of {owner} (create another one)"
+        );
+        Err(StoreError::duplicate("id", id, reason))
+    }
+
     async fn check_credential(
         &mut self,
         id: CredentialId,
@@ -248,10 +265,29 @@ impl Change<'_> {
         account: AccountId,
     ) -> Result<(), StoreError> {
         let query = self
-            .query("SELECT id FROM credentials WHERE account = $1 AND name = $2 AND id <> $3")
+            .query(
+                "SELECT id, role, revoked FROM credentials \
+                 WHERE account = $1 AND name = $2 AND id <> $3",
+            )
             .bind(account.0)
             .bind(credential.name.as_str())
             .bind(credential.id.to_string());
-        self.check_unique(query, "name", &credential.name).await
+        let Some(row) = self.transaction.fetch_optional(query).await? else {
+            return Ok(());
+        };
+        let columns = Columns::new(&row, RecordKind::Credential, "id");
+        let role = columns.text("role")?.to_owned();
+        // A revoked credential cannot be rotated.
+        let (state, remedy) = if columns.flag("revoked")? {
+            ("revoked ", "remove")
+        } else {
+            ("", "rotate")
+        };
+        let owner = self.account_words(account).await?;
+        let reason = format!(
+            "{owner} has a {state}{role} credential with this name (choose another name, or \
+             {remedy} that credential)"
+        );
+        Err(StoreError::duplicate("name", &credential.name, reason))
     }
 }

@@ -59,12 +59,14 @@ pub enum StoreError {
     #[error("store: the database is away: {0} (the policies in memory continue to apply)")]
     Away(String),
     /// Another record has the value.
-    #[error("{field} \"{value}\" exists already (choose another one)")]
+    #[error("{field} \"{value}\" exists already: {reason}")]
     Duplicate {
         /// The field.
         field: &'static str,
         /// The value.
         value: String,
+        /// The other record and the remedy.
+        reason: String,
     },
     /// The record does not exist.
     #[error("{field}: there is no {kind} \"{id}\"")]
@@ -118,7 +120,7 @@ pub enum StoreError {
 }
 
 /// The kind of a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RecordKind {
     /// An account.
     Account,
@@ -165,6 +167,16 @@ impl StoreError {
                     "start the database, create it and its user, or correct \"store\""
                 }
             },
+        }
+    }
+
+    /// Returns the error of a value that another record has. `reason` names that record and the
+    /// remedy.
+    pub(super) fn duplicate(field: &'static str, value: impl fmt::Display, reason: String) -> Self {
+        StoreError::Duplicate {
+            field,
+            value: value.to_string(),
+            reason,
         }
     }
 

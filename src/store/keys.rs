@@ -26,6 +26,9 @@ macro_rules! select {
 pub(super) const CHANGED: &str =
     select!("changed >= $1 AND (changed > $2 OR id > $3) ORDER BY changed, id LIMIT $4");
 
+/// The row with an id, also a removed one.
+pub(super) const BY_ID: &str = select!("id = $1");
+
 const INSERT: &str = "INSERT INTO service_keys (label, account, enabled, not_before, expires, \
                       needs_credential, register_networks, attach_networks, limits, note, changed, \
                       id, removed) \
@@ -169,9 +172,7 @@ impl Change<'_> {
         // The row of a removed key would keep the id.
         let query = self.query("DELETE FROM service_keys WHERE id = $1 AND removed > 0");
         self.transaction.execute(query.bind(id.as_str())).await?;
-        let query = self.query("SELECT id FROM service_keys WHERE id = $1");
-        self.check_unique(query.bind(id.as_str()), "id", &id)
-            .await?;
+        self.check_new_key(&id).await?;
         self.write_key(INSERT, key).await
     }
 
@@ -208,6 +209,28 @@ impl Change<'_> {
             .bind(id.to_string());
         self.transaction.execute(query).await?;
         Ok(())
+    }
+
+    /// Returns an error if there is a key with the id.
+    async fn check_new_key(&mut self, id: &str) -> Result<(), StoreError> {
+        let query = self.query("SELECT id, label, account FROM service_keys WHERE id = $1");
+        let Some(row) = self.transaction.fetch_optional(query.bind(id)).await? else {
+            return Ok(());
+        };
+        let columns = Columns::new(&row, RecordKind::Key, "id");
+        let label = columns.text("label")?.to_owned();
+        let owner = match AccountId::of_column(columns.number("account")?) {
+            Some(account) => {
+                let account = self.account_words(account).await?;
+                format!("of {account}")
+            }
+            None => "without an account".to_owned(),
+        };
+        let reason = format!(
+            "the port key is registered as {label:?} {owner} (use another port key, or change that \
+             key with `report key set`)"
+        );
+        Err(StoreError::duplicate("id", id, reason))
     }
 
     async fn check_key(&mut self, id: Id, expected: Option<i64>) -> Result<(), StoreError> {

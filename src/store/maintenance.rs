@@ -1,5 +1,8 @@
 //! The maintenance of the database: rolls usage up, and removes rows that are too old. One master at a
 //! time does it.
+//!
+//! A clock that is far in the future would make everything too old. A round that is more than a day
+//! after the one before it therefore needs a confirmation of the caller.
 
 use super::{
     RecordKind, Store, StoreError, UsageStep,
@@ -16,6 +19,9 @@ const INTERVAL: i64 = 60;
 
 /// A time of the last round that is later than this is due to a wrong clock, in seconds.
 const MAX_AHEAD: i64 = 3_600;
+
+/// The longest time between two rounds without a confirmation, in seconds.
+const MAX_STEP: i64 = DAY;
 
 /// Minutes are rolled up in groups of this length, in seconds, so that a history is written once for
 /// many of them.
@@ -64,6 +70,21 @@ const EXPIRED: [(&str, i64); 3] = [
     ),
 ];
 
+/// The result of a call for maintenance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Maintenance {
+    /// The database was maintained.
+    Done,
+    /// A master has maintained it within the last minute.
+    NotDue,
+    /// Nothing was done: the time is more than a day after the last round. Either no master ran in
+    /// between, or the clock is wrong.
+    Unconfirmed {
+        /// The time of the last round, in Unix seconds.
+        last: i64,
+    },
+}
+
 /// How long the parts of the past are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
@@ -107,11 +128,38 @@ impl Retention {
 
 impl Store {
     /// Maintains the database, unless another master has done so within the last minute. `now` is
-    /// the time in Unix seconds. Returns whether it was done.
+    /// the time in Unix seconds. `confirmed` is the time of a last round after which `now` is
+    /// plausible ([`Maintenance::Unconfirmed`]).
     ///
     /// # Errors
     /// If the database is away, or a row is invalid. The next round continues.
-    pub async fn maintain(&self, now: i64, retention: &Retention) -> Result<bool, StoreError> {
+    pub async fn maintain(
+        &self,
+        now: i64,
+        confirmed: Option<i64>,
+        retention: &Retention,
+    ) -> Result<Maintenance, StoreError> {
+        let query = self
+            .dialect
+            .query("SELECT maintained_at FROM store_state WHERE id = 1");
+        let row = self.fetch_optional(query).await?;
+        let last = super::counter_of(row.as_ref(), "maintained_at")?;
+        // A new database has no past.
+        let is_far = last > 0 && now.saturating_sub(last) > MAX_STEP;
+        if is_far && confirmed != Some(last) {
+            return Ok(Maintenance::Unconfirmed { last });
+        }
+        if !self.claim_maintenance(now).await? {
+            return Ok(Maintenance::NotDue);
+        }
+        let rolled_up = self.roll_up_all(now, retention).await;
+        // An invalid row prevents the one, but not the other.
+        self.remove_expired(now, retention).await?;
+        rolled_up.map(|()| Maintenance::Done)
+    }
+
+    /// Records the time of this round. Returns `false` if it is not due.
+    async fn claim_maintenance(&self, now: i64) -> Result<bool, StoreError> {
         let mut transaction = self.write().await?;
         let query = self.dialect.query(CLAIM);
         let query = query
@@ -120,13 +168,7 @@ impl Store {
             .bind(now.saturating_add(MAX_AHEAD));
         let is_claimed = transaction.execute(query).await? > 0;
         transaction.commit().await?;
-        if !is_claimed {
-            return Ok(false);
-        }
-        let rolled_up = self.roll_up_all(now, retention).await;
-        // An invalid row prevents the one, but not the other.
-        self.remove_expired(now, retention).await?;
-        rolled_up.map(|()| true)
+        Ok(is_claimed)
     }
 
     async fn roll_up_all(&self, now: i64, retention: &Retention) -> Result<(), StoreError> {

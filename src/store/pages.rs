@@ -14,6 +14,17 @@ pub struct Stored<T> {
     pub changed: i64,
 }
 
+impl<T> Stored<T> {
+    /// Returns another record with the same version.
+    #[must_use]
+    pub fn map<U>(self, record: impl FnOnce(T) -> U) -> Stored<U> {
+        Stored {
+            record: record(self.record),
+            changed: self.changed,
+        }
+    }
+}
+
 /// A page of records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page<T, C> {

@@ -18,8 +18,10 @@ pub(super) struct StoreState {
     pub(super) counter: i64,
     /// The highest counter of a removed record whose row is gone.
     pub(super) purge_floor: i64,
-    /// The policy of the relay.
-    pub(super) relay: Stored<RelayPolicy>,
+    /// The policy of the relay, or why it cannot be read.
+    pub(super) relay: Result<RelayPolicy, StoreError>,
+    /// The version of the policy.
+    pub(super) relay_changed: i64,
 }
 
 fn state(row: Option<&AnyRow>) -> Result<StoreState, StoreError> {
@@ -31,10 +33,8 @@ fn state(row: Option<&AnyRow>) -> Result<StoreState, StoreError> {
     Ok(StoreState {
         counter: columns.number("change_counter")?,
         purge_floor: columns.number("purge_floor")?,
-        relay: Stored {
-            record: columns.json("relay_policy")?,
-            changed: columns.number("relay_changed")?,
-        },
+        relay: columns.json("relay_policy"),
+        relay_changed: columns.number("relay_changed")?,
     })
 }
 
@@ -50,7 +50,11 @@ impl Store {
     /// # Errors
     /// If the database is away, or the row is invalid.
     pub async fn relay_policy(&self) -> Result<Stored<RelayPolicy>, StoreError> {
-        Ok(self.state().await?.relay)
+        let state = self.state().await?;
+        Ok(Stored {
+            record: state.relay?,
+            changed: state.relay_changed,
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use sqlx::any::AnyRow;
 
 use super::{
-    Change, Page, RecordKind, Store, StoreError, Stored, pages,
+    Change, MAX_PAGE, Page, RecordKind, Store, StoreError, Stored, pages,
     rows::{Columns, key_text, word_text},
 };
 use crate::policy::{Token, TokenHash, TokenId, TokenRecord, UnixTime};
@@ -82,6 +82,29 @@ impl Store {
         let rows = self.fetch_all(query).await?;
         let items: Result<Vec<_>, _> = rows.iter().map(token).collect();
         Ok(Page::new(items?, size, |item| item.record.token.id))
+    }
+
+    /// Returns all tokens that can be read. Others are logged, and refused.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn readable_tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
+        let (mut records, mut after) = (Vec::new(), 0_i64);
+        loop {
+            let query = self.dialect.query(select!("id > $1 ORDER BY id LIMIT $2"));
+            let query = query.bind(after).bind(i64::from(MAX_PAGE));
+            let rows = self.fetch_all(query).await?;
+            for row in &rows {
+                match token(row) {
+                    Ok(stored) => records.push(stored.record),
+                    Err(error) => tracing::warn!(%error, "token refused, as it cannot be read"),
+                }
+                after = Columns::new(row, RecordKind::Token, "id").number("id")?;
+            }
+            if rows.len() < usize::try_from(MAX_PAGE).unwrap_or(usize::MAX) {
+                return Ok(records);
+            }
+        }
     }
 }
 
@@ -167,9 +190,19 @@ impl Change<'_> {
 
     async fn check_token_name(&mut self, token: &Token) -> Result<(), StoreError> {
         let query = self
-            .query("SELECT id FROM tokens WHERE name = $1 AND id <> $2")
+            .query("SELECT id, revoked FROM tokens WHERE name = $1 AND id <> $2")
             .bind(token.name.as_str())
             .bind(token.id.0);
-        self.check_unique(query, "name", &token.name).await
+        let Some(row) = self.transaction.fetch_optional(query).await? else {
+            return Ok(());
+        };
+        let columns = Columns::new(&row, RecordKind::Token, "id");
+        let other = columns.number("id")?;
+        let reason = if columns.flag("revoked")? {
+            format!("the revoked token {other} has it (choose another name, or remove that token)")
+        } else {
+            format!("the token {other} has it (choose another name, or rotate that token)")
+        };
+        Err(StoreError::duplicate("name", &token.name, reason))
     }
 }

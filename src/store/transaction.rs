@@ -2,6 +2,7 @@
 
 use std::{fmt, future::Future, time::Duration};
 
+use futures_util::TryStreamExt as _;
 use sqlx::{Any, Transaction, any::AnyRow};
 
 use super::{Access, Dialect, RecordKind, Store, StoreError, dialect::Query, rows::Columns};
@@ -126,22 +127,6 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// Returns an error if a query finds a row, because another record has the value of the field.
-    pub(super) async fn check_unique(
-        &mut self,
-        query: Query,
-        field: &'static str,
-        value: &(dyn fmt::Display + Sync),
-    ) -> Result<(), StoreError> {
-        match self.transaction.fetch_optional(query).await? {
-            None => Ok(()),
-            Some(_) => Err(StoreError::Duplicate {
-                field,
-                value: value.to_string(),
-            }),
-        }
-    }
-
     /// Commits the change and announces it. Returns its counter.
     ///
     /// # Errors
@@ -192,6 +177,26 @@ impl Store {
     pub(crate) async fn fetch_all(&self, query: Query) -> Result<Vec<AnyRow>, StoreError> {
         let rows = bounded(query.fetch_all(&self.read)).await;
         self.observe(Access::Read, rows)
+    }
+
+    /// Passes each row of a query to `each` as it arrives, so that few rows are in memory. Ends at the
+    /// first error.
+    pub(crate) async fn fetch_each(
+        &self,
+        query: Query,
+        mut each: impl FnMut(&AnyRow) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let read = async {
+            let mut rows = query.fetch(&self.read);
+            while let Some(row) = rows.try_next().await? {
+                if let Err(invalid) = each(&row) {
+                    return Ok(Err(invalid));
+                }
+            }
+            Ok::<_, sqlx::Error>(Ok(()))
+        };
+        let read = bounded(read).await;
+        self.observe(Access::Read, read)?
     }
 
     /// Returns the row of a query, if there is one.

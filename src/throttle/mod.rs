@@ -17,7 +17,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use self::{log_limit::LogLimit, party::party, token_bucket::TokenBucket};
+pub use self::{
+    log_limit::{LogLimit, LogLimits},
+    party::party,
+    token_bucket::TokenBucket,
+};
 use report_proto::id::Id;
 
 /// The burst of wrong proofs before a party is throttled: enough for a user who types a key, or for

@@ -5,6 +5,7 @@ use std::{fs, path::PathBuf};
 use serde_json::{Value, json};
 
 use crate::support::{
+    certificates::{self, Leaf},
     daemon::Daemon,
     ports,
     programs::{self, ProgramOutput},
@@ -52,6 +53,16 @@ impl Managed {
             let listen_at = format!("0.0.0.0:{}", ports::free().port());
             let (cert, key) = (&testbed.leaf().cert, &testbed.leaf().key);
             json!({"listen_at": listen_at, "tls": {"cert": cert, "key": key}})
+        })
+    }
+
+    /// A master whose admin address demands a certificate of the test authority.
+    fn with_client_ca() -> Self {
+        Managed::new(|testbed| {
+            let (cert, key) = (&testbed.leaf().cert, &testbed.leaf().key);
+            let client_ca = testbed.authority().path();
+            let tls = json!({"cert": cert, "key": key, "client_ca": client_ca});
+            json!({"listen_at": ports::free().to_string(), "tls": tls})
         })
     }
 
@@ -262,6 +273,47 @@ fn commands_use_an_address_with_tls() {
         error.contains("certificate") && error.contains("--ca"),
         "{error}"
     );
+}
+
+#[test]
+fn commands_present_a_certificate_to_an_address_that_demands_one() {
+    let managed = Managed::with_client_ca();
+    let token = managed.file("own.token");
+    managed.run(&["token", "add", "laptop", "--role", "own", "--write", &token]);
+    let _master = managed.start();
+    let ca = managed.testbed.authority().path().display().to_string();
+    let command = |words: &[&str], client: Option<&Leaf>| {
+        let mut words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+        words.extend(["--token-file", &token, "--ca", &ca].map(str::to_owned));
+        if let Some(client) = client {
+            words.extend([
+                "--client-certificate".to_owned(),
+                client.cert.display().to_string(),
+            ]);
+            words.extend(["--client-key".to_owned(), client.key.display().to_string()]);
+        }
+        words
+    };
+    let with_leaf = command(
+        &["account", "add", "anna", "--server-name", "localhost"],
+        Some(managed.testbed.leaf()),
+    );
+    let with_leaf: Vec<&str> = with_leaf.iter().map(String::as_str).collect();
+    let added = managed.try_run(&with_leaf).succeeded();
+    assert_eq!(
+        (added.text().as_str(), added.errors.as_str()),
+        ("added account 3 \"anna\"\n", "")
+    );
+    let stranger = certificates::self_signed(managed.testbed.folder(), "stranger");
+    for (client, part) in [
+        (None, "--client-certificate"),
+        (Some(&stranger), "rejects the certificate in"),
+    ] {
+        let words = command(&["account", "list"], client);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let error = managed.refused(&words);
+        assert!(error.contains(part), "{error}");
+    }
 }
 
 #[test]

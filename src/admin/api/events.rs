@@ -76,8 +76,8 @@ fn event_of(event: &MasterEvent) -> Event {
 /// Streams events from now on.
 ///
 /// Each event is the JSON of a `MasterEvent`. An event named `missed` has the number of events that
-/// a slow receiver has missed. The stream ends after an hour, and when the token ends. At most four
-/// streams exist at a time.
+/// a slow receiver has missed. The stream ends after an hour, when the token ends, and when the
+/// receiver does not read. At most four streams exist at a time.
 #[utoipa::path(
     get,
     path = "/v1/events",

@@ -215,6 +215,7 @@ mod tests {
         let duplicate = StoreError::Duplicate {
             field: "name",
             value: "home".to_owned(),
+            reason: "it is the name of account 2".to_owned(),
         };
         let field = Some("name".to_owned());
         assert_eq!(refusal(duplicate), (409, ErrorCode::Duplicate, field));

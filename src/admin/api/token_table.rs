@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::{
     policy::{Token, TokenHash, TokenId, TokenRecord},
-    store::{MAX_PAGE, Store, StoreError},
+    store::{Store, StoreError},
 };
 
 /// How long a request waits for the newest tokens. Then those in memory apply.
@@ -95,22 +95,16 @@ impl TokenTable {
         }
     }
 
-    /// Reads all tokens, or none if nothing has changed since a counter.
+    /// Reads all tokens, or none if nothing has changed since a counter. A token that cannot be read
+    /// does not hide the others.
     async fn load(&self, known: Option<i64>) -> Result<Option<KnownTokens>, StoreError> {
         // Tokens that change in between are read again at the next request.
         let counter = self.store.change_counter().await?;
         if known == Some(counter) {
             return Ok(None);
         }
-        let (mut records, mut after) = (Vec::new(), None);
-        loop {
-            let page = self.store.tokens(after, MAX_PAGE).await?;
-            records.extend(page.items.into_iter().map(|stored| stored.record));
-            after = page.next;
-            if after.is_none() {
-                return Ok(Some(KnownTokens { counter, records }));
-            }
-        }
+        let records = self.store.readable_tokens().await?;
+        Ok(Some(KnownTokens { counter, records }))
     }
 
     fn known(&self) -> Option<Arc<KnownTokens>> {
@@ -133,6 +127,7 @@ impl TokenTable {
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
+    use crate::policy::TokenRole;
 
     #[tokio::test]
     async fn an_older_copy_of_the_database_applies_and_a_late_load_does_not() {
@@ -149,5 +144,37 @@ mod tests {
         assert_eq!(loaded(9, Some(5)), 9);
         assert_eq!(loaded(7, Some(5)), 9, "another request was faster");
         assert_eq!(loaded(7, Some(9)), 7, "a restored backup");
+    }
+
+    #[tokio::test]
+    async fn a_token_that_cannot_be_read_is_refused_and_others_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("keys.db").display());
+        let store = Arc::new(Store::open(url.parse().unwrap()).await.unwrap());
+        let mut change = store.change().await.unwrap();
+        for byte in [1, 2] {
+            let token = Token {
+                id: TokenId(0),
+                name: format!("token {byte}"),
+                role: TokenRole::Own,
+                expires: None,
+                revoked: false,
+            };
+            let hash = TokenHash([byte; 32]);
+            change
+                .create_token(TokenRecord { token, hash })
+                .await
+                .unwrap();
+        }
+        change.commit().await.unwrap();
+        let invalid = "UPDATE tokens SET role = 'king' WHERE name = 'token 1'";
+        let mut transaction = store.write().await.unwrap();
+        let query = store.dialect().query(invalid);
+        transaction.execute(query).await.unwrap();
+        transaction.commit().await.unwrap();
+        let table = TokenTable::new(store);
+        assert_eq!(table.find(&TokenHash([1; 32])).await.unwrap(), None);
+        let found = table.find(&TokenHash([2; 32])).await.unwrap();
+        assert_eq!(found.map(|token| token.name).as_deref(), Some("token 2"));
     }
 }

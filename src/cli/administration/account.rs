@@ -6,8 +6,9 @@ use clap::{Args, Subcommand};
 use super::{
     limit_options::{LimitOptions, limits_text},
     output::Output,
-    session::{Session, TargetArguments, View},
+    session::{Session, View},
     table::Table,
+    target::TargetArguments,
     values::{Setting, maximum, network, networks, networks_text, optional_time_text, time},
 };
 use crate::{

@@ -1,6 +1,6 @@
 //! A client of the admin API: one connection for each request.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
@@ -11,7 +11,10 @@ use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
 
-use super::api_transport::{ApiTransport, OpenError};
+use super::{
+    api_tls::TlsArguments,
+    api_transport::{ApiTransport, OpenError},
+};
 use crate::{
     administration::{RecordPage, TokenSecret},
     config::{AdminAddress, AdminConfig},
@@ -95,16 +98,17 @@ impl Answer {
 
 impl ApiClient {
     /// Returns a client of the admin address of a running master, or `None` if no process listens
-    /// there. With TLS, the authorities in the file `ca` are trusted, or those of the system.
+    /// there.
     ///
     /// # Errors
-    /// If this user may not use the address, or its certificate is not trusted.
+    /// If this user may not use the address, if the options of TLS cannot be used, or if the
+    /// certificate of the address is not trusted.
     pub(super) async fn connect(
         config: &AdminConfig,
-        ca: Option<&Path>,
+        options: &TlsArguments,
         token: Option<TokenSecret>,
     ) -> anyhow::Result<Option<Self>> {
-        let transport = ApiTransport::new(config, ca);
+        let transport = ApiTransport::new(config, options);
         let transport = transport.with_context(|| failure(&config.listen_at))?;
         let client = ApiClient { transport, token };
         match timeout(TIMEOUT, client.transport.open()).await {
@@ -254,7 +258,7 @@ impl ApiClient {
         };
         // The connection ends when its answer is complete and `requests` is dropped.
         let (answer, _) = tokio::join!(exchange, connection);
-        answer
+        answer.map_err(|error| self.transport.explain(error))
     }
 
     /// Returns the error of a refused request.
@@ -319,7 +323,8 @@ mod tests {
     fn client() -> ApiClient {
         let address = AdminAddress::Loopback("127.0.0.1:9300".parse().unwrap());
         ApiClient {
-            transport: ApiTransport::new(&AdminConfig::new(address), None).unwrap(),
+            transport: ApiTransport::new(&AdminConfig::new(address), &TlsArguments::default())
+                .unwrap(),
             token: Some(TokenSecret::new([1; 32])),
         }
     }

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use clap::{
     Args, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser as _},
@@ -11,10 +11,12 @@ use clap::{
 use zeroize::Zeroizing;
 
 use super::{
+    names::{CredentialName, ListedAccount},
     output::Output,
     secrets::NewSecret,
-    session::{Session, TargetArguments, View, all_pages},
+    session::{Session, View, all_pages},
     table::Table,
+    target::TargetArguments,
     values::{Setting, moment, optional_time_text, time},
 };
 use crate::{
@@ -44,37 +46,25 @@ pub(super) enum CredentialCommand {
     /// Add a credential to an account and print its secret
     Add(AddCredential),
     /// List the credentials of an account, or of all
-    List(ListCredentials),
+    List(ListedAccount),
     /// Show a credential
-    Show(NamedCredential),
+    Show(CredentialName),
     /// Change a credential
     Set(SetCredential),
     /// Add a second credential, and let the first expire
     Rotate(RotateArguments),
     /// Revoke a credential for good, which ends its links
-    Revoke(NamedCredential),
+    Revoke(CredentialName),
     /// Remove a credential
-    Remove(NamedCredential),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct NamedCredential {
-    /// Credential as ACCOUNT/NAME, or its id
-    credential: String,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ListCredentials {
-    /// Name or id of the account
-    account: Option<String>,
+    Remove(CredentialName),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct AddCredential {
-    /// Name or id of the account
+    /// Name or id of the account, or ACCOUNT/NAME
     account: String,
     /// Name of the credential
-    name: String,
+    name: Option<String>,
     /// Role of the links that it admits
     #[arg(
         long,
@@ -94,8 +84,8 @@ pub(super) struct AddCredential {
 
 #[derive(Debug, Args)]
 pub(super) struct SetCredential {
-    /// Credential as ACCOUNT/NAME, or its id
-    credential: String,
+    #[command(flatten)]
+    credential: CredentialName,
     /// New name
     #[arg(long)]
     name: Option<String>,
@@ -109,8 +99,8 @@ pub(super) struct SetCredential {
 
 #[derive(Debug, Args)]
 pub(super) struct RotateArguments {
-    /// Credential as ACCOUNT/NAME, or its id
-    credential: String,
+    #[command(flatten)]
+    credential: CredentialName,
     /// Name of the new credential
     #[arg(long)]
     name: Option<String>,
@@ -142,6 +132,22 @@ fn role(word: String) -> Role {
     }
 }
 
+impl AddCredential {
+    /// Returns the account and the name, which are two words or one with a slash.
+    fn account_and_name(&self) -> anyhow::Result<(&str, &str)> {
+        let account = self.account.as_str();
+        match &self.name {
+            Some(name) => Ok((account, name)),
+            None => account.split_once('/').ok_or_else(|| {
+                anyhow!(
+                    "the credential for \"{account}\" has no name (write ACCOUNT NAME, or \
+                     ACCOUNT/NAME)"
+                )
+            }),
+        }
+    }
+}
+
 impl CredentialSource {
     /// Returns the verifier, and the secret if it is new.
     fn verifier(self) -> anyhow::Result<(VerifierText, Option<NewSecret>)> {
@@ -165,26 +171,24 @@ impl CredentialCommand {
     pub(super) async fn run(self, session: &Session) -> anyhow::Result<Output> {
         match self {
             CredentialCommand::Add(arguments) => add(arguments, session).await,
-            CredentialCommand::List(ListCredentials { account }) => {
-                list(account.as_deref(), session).await
-            }
-            CredentialCommand::Show(NamedCredential { credential }) => {
-                let credential = session.find_credential(&credential).await?.record;
+            CredentialCommand::List(account) => list(account.text(), session).await,
+            CredentialCommand::Show(named) => {
+                let credential = session.find_credential(&named).await?.record;
                 let account = session.records.account(credential.account).await?.record;
                 let text = || details(&credential, &account, &session.view).text();
                 session.view.output(&credential, text)
             }
             CredentialCommand::Set(arguments) => set(arguments, session).await,
             CredentialCommand::Rotate(arguments) => rotate(arguments, session).await,
-            CredentialCommand::Revoke(NamedCredential { credential }) => {
-                let found = session.find_credential(&credential).await?;
+            CredentialCommand::Revoke(named) => {
+                let found = session.find_credential(&named).await?;
                 let revoked = session
                     .records
                     .revoke_credential(found.record.id, found.changed);
                 done("revoked", &revoked.await?.record, &session.view)
             }
-            CredentialCommand::Remove(NamedCredential { credential }) => {
-                let found = session.find_credential(&credential).await?;
+            CredentialCommand::Remove(named) => {
+                let found = session.find_credential(&named).await?;
                 let id = found.record.id;
                 session.records.remove_credential(id, found.changed).await?;
                 done("removed", &found.record, &session.view)
@@ -204,10 +208,12 @@ fn line(what: &str, credential: &Credential) -> String {
 }
 
 async fn add(arguments: AddCredential, session: &Session) -> anyhow::Result<Output> {
-    let account = session.find_account(&arguments.account).await?.record.id;
+    let (account, name) = arguments.account_and_name()?;
+    let (account, name) = (session.find_account(account).await?, name.to_owned());
+    let account = account.record.id;
     let (verifier, secret) = arguments.secret.verifier()?;
     let new = NewCredential {
-        name: arguments.name,
+        name,
         role: arguments.role,
         verifier,
         not_before: arguments.not_before.and_then(Setting::value),

@@ -12,9 +12,11 @@ use zeroize::Zeroizing;
 
 use super::{
     limit_options::{LimitOptions, limits_text},
+    names::ListedAccount,
     output::Output,
-    session::{Session, TargetArguments, View, all_pages, read_secret},
+    session::{Session, View, all_pages, read_secret},
     table::Table,
+    target::TargetArguments,
     values::{Setting, moment, network, networks, networks_text, optional_time_text, time},
 };
 use crate::{
@@ -43,7 +45,7 @@ pub(super) enum KeyCommand {
     /// Print the id of a port key
     Id(PortKeyFile),
     /// List the keys of an account, or all
-    List(ListKeys),
+    List(ListedAccount),
     /// Show a key
     Show(NamedKey),
     /// Change a key
@@ -58,7 +60,7 @@ pub(super) enum KeyCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct NamedKey {
-    /// Label or id of the key
+    /// Label or id of the key, or ACCOUNT/LABEL
     key: String,
 }
 
@@ -67,13 +69,6 @@ pub(super) struct PortKeyFile {
     /// File with the port key, or - for standard input
     #[arg(long, value_name = "FILE")]
     port_key: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ListKeys {
-    /// Only keys of this account
-    #[arg(long, value_name = "ACCOUNT")]
-    account: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -102,7 +97,7 @@ pub(super) struct AddKey {
 
 #[derive(Debug, Args)]
 pub(super) struct SetKey {
-    /// Label or id of the key
+    /// Label or id of the key, or ACCOUNT/LABEL
     key: String,
     /// New label
     #[arg(long)]
@@ -119,7 +114,7 @@ pub(super) struct SetKey {
 
 #[derive(Debug, Args)]
 pub(super) struct RotateArguments {
-    /// Label or id of the key
+    /// Label or id of the key, or ACCOUNT/LABEL
     key: String,
     #[command(flatten)]
     source: KeySource,
@@ -136,7 +131,7 @@ pub(super) struct RotateArguments {
 
 #[derive(Debug, Args)]
 struct KeyOptions {
-    /// Account that owns the key, or none
+    /// Name or id of the account that owns it, or none
     #[arg(long, value_name = "ACCOUNT")]
     account: Option<String>,
     /// Time from which it is valid, or none
@@ -214,7 +209,7 @@ impl KeyCommand {
         match self {
             KeyCommand::Add(arguments) => add(arguments, session).await,
             KeyCommand::Id(PortKeyFile { port_key }) => id_text(&port_key),
-            KeyCommand::List(ListKeys { account }) => list(account.as_deref(), session).await,
+            KeyCommand::List(account) => list(account.text(), session).await,
             KeyCommand::Show(NamedKey { key }) => show(&key, session).await,
             KeyCommand::Set(arguments) => set(arguments, session).await,
             KeyCommand::Rotate(arguments) => rotate(arguments, session).await,

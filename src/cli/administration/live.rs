@@ -12,8 +12,9 @@ use super::{
     api_client::STATUS_PATH,
     live_actions::{self, BlockArguments, ListedNumber, LiveKind},
     output::Output,
-    session::{Session, TargetArguments},
+    session::Session,
     table::Table,
+    target::TargetArguments,
     values::{bytes_text, time_text},
 };
 use crate::{policy::AccountId, store::MAX_PAGE};

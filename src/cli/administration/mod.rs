@@ -10,27 +10,32 @@
 //! |---|---|
 //! | `account`, `credential`, `key`, `relay`, `token`, `usage` | a command each, on records |
 //! | `live`, `live_actions` | `report links`, `report tunnels` and `report status`, at a running master |
-//! | `session` | which master or database a command works on; records by their names |
+//! | `target` | the options that say which master or database a command works on |
+//! | `session` | the records that a command works on, by their names |
 //! | `records`, `api_client` | reads and writes, through the API or in the database |
-//! | `api_transport` | the connection to an admin address, with TLS if it has a certificate |
+//! | `api_transport`, `api_tls` | the connection to an admin address; TLS if the address has a certificate |
+//! | `names` | names of records on the command line |
 //! | `limit_options`, `values` | options for limits; times, sizes and rates |
 //! | `secrets` | new credentials and tokens: only their owner gets the secret |
 //! | `table`, `output` | tables for people, JSON for programs |
 
 mod account;
 mod api_client;
+mod api_tls;
 mod api_transport;
 mod credential;
 mod key;
 mod limit_options;
 mod live;
 mod live_actions;
+mod names;
 mod output;
 mod records;
 mod relay;
 mod secrets;
 mod session;
 mod table;
+mod target;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -113,7 +118,7 @@ fn print(command: impl Future<Output = anyhow::Result<Output>>) -> anyhow::Resul
 
 impl RecordCommand {
     /// Returns the options that say which master or database the command works on.
-    fn target(&self) -> &session::TargetArguments {
+    fn target(&self) -> &target::TargetArguments {
         match self {
             RecordCommand::Account(arguments) => &arguments.target,
             RecordCommand::Credential(arguments) => &arguments.target,

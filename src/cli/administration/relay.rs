@@ -6,8 +6,9 @@ use clap::{Args, Subcommand};
 use super::{
     limit_options::{LimitOptions, limits_text},
     output::Output,
-    session::{Session, TargetArguments},
+    session::Session,
     table::Table,
+    target::TargetArguments,
 };
 use crate::{
     administration::RelayPatch,

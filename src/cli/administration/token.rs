@@ -13,13 +13,14 @@ use zeroize::Zeroizing;
 use super::{
     output::Output,
     secrets::NewSecret,
-    session::{Session, TargetArguments, View, all_pages},
+    session::{Session, View, all_pages},
     table::Table,
+    target::TargetArguments,
     values::{Setting, moment, optional_time_text, time},
 };
 use crate::{
     administration::{HashText, NewToken, RotateToken, TokenPatch, TokenQuery, TokenSecret},
-    policy::{Token, TokenRole, UnixTime, Validity},
+    policy::{Token, TokenRole, UnixTime},
     random,
     store::MAX_PAGE,
 };
@@ -268,11 +269,7 @@ async fn list(session: &Session) -> anyhow::Result<Output> {
 }
 
 fn state(token: &Token, view: &View) -> &'static str {
-    let validity = Validity {
-        not_before: None,
-        expires: token.expires,
-    };
-    view.state(!token.revoked, validity, "revoked")
+    view.state(!token.revoked, token.validity(), "revoked")
 }
 
 fn details(token: &Token, view: &View) -> Table {

@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     output::Output,
     records::Records,
-    session::{Session, TargetArguments},
+    session::Session,
     table::Table,
+    target::TargetArguments,
     values::{bytes_text, duration_in_seconds, moment, time_text},
 };
 use crate::{
@@ -52,10 +53,10 @@ pub(in crate::cli) struct UsageArguments {
 #[derive(Debug, Args)]
 #[group(multiple = false)]
 struct UsageSubject {
-    /// Usage of an account instead of the relay
+    /// Usage of the account with this name or id
     #[arg(long, value_name = "ACCOUNT")]
     account: Option<String>,
-    /// Usage of a key instead of the relay
+    /// Usage of the key with this id, label or ACCOUNT/LABEL
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
     /// Sums of all accounts

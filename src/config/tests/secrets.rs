@@ -228,12 +228,40 @@ fn malformed_credentials_are_one_error_without_the_text() {
         &error_lines(&server_with(r#""credential": {"fil": "hush4711"},"#)).join("\n"),
         &["credential.fil is unknown"],
     );
-    assert_contains(
-        &error_line(&server_with("\"credential\": \"\",")),
-        &["credential is empty"],
-    );
-    assert_contains(
-        &error_line(&server_with(r#""credential": {"env": "REPORT_NONE"},"#)),
-        &["credential names the environment variable REPORT_NONE"],
-    );
+}
+
+#[test]
+fn errors_name_the_command_that_creates_a_credential() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("empty"), "\n").expect("written");
+    let file = folder.path().join("c.json");
+    let variable = |name: &str| (name == "REPORT_EMPTY").then(OsString::new);
+    for (value, problem, remedy) in [
+        (r#""""#, "credential is empty", "`report credential add`"),
+        (
+            r#"{"file": "missing"}"#,
+            "which cannot be read",
+            "`report credential add ACCOUNT NAME --write FILE`",
+        ),
+        (
+            r#"{"file": "empty"}"#,
+            "which is empty",
+            "`report credential add ACCOUNT NAME --write FILE`",
+        ),
+        (
+            r#"{"env": "REPORT_EMPTY"}"#,
+            "credential names the environment variable REPORT_EMPTY, which is empty",
+            "`report keygen --credential`",
+        ),
+        (
+            r#"{"env": "REPORT_NONE"}"#,
+            "credential names the environment variable REPORT_NONE, which is not set",
+            "set it before",
+        ),
+    ] {
+        let text = server_with(&format!("\"credential\": {value},"));
+        let error = parse(&text, &file, &variable).expect_err(value).to_string();
+        assert_contains(&error, &[problem, remedy]);
+        assert!(!error.contains("report keygen`"), "{error}");
+    }
 }

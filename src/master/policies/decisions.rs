@@ -172,12 +172,13 @@ impl MasterPolicies {
         let identity = client.identity;
         self.blocks
             .check(identity, client.visitor, Some(key), now)?;
+        let is_resumption = || self.is_resumption(&TunnelKey::of(client, key));
         let query = AttachQuery {
             key,
             identity: identity.into(),
             server,
             visitor: client.visitor,
-            is_new_tunnel: counts.is_new && !self.is_resumption(&TunnelKey::of(client, key)),
+            is_new_tunnel: counts.is_further || (counts.is_new && !is_resumption()),
             now,
         };
         let owner = table.owner(key, server);

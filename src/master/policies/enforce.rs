@@ -25,7 +25,9 @@ use crate::{
         registry::Candidate,
         router::{ChannelPair, LinkPeer, LinkRef, Router},
     },
-    policy::{AccountId, Admission, Affected, CredentialId, Denied, LimitSubject, PolicyTable},
+    policy::{
+        AccountId, Admission, Affected, CredentialId, Denied, KeyPolicy, LimitSubject, PolicyTable,
+    },
 };
 use report_proto::{
     frame::{RefusedPort, Registered},
@@ -84,7 +86,7 @@ impl Scope<'_> {
 
     /// Whether it contains a registration. The account that owns the key matters too.
     fn has_registration(self, table: &PolicyTable, peer: &LinkPeer, key: Id) -> bool {
-        let owner = table.key(key).and_then(|policy| policy.account);
+        let owner = table.key(key).and_then(KeyPolicy::account);
         self.has_key(key) || self.has_account(peer.identity.account()) || self.has_account(owner)
     }
 }
@@ -242,7 +244,7 @@ impl Router {
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let rates = rates(&self.policies);
         if !rates.is_empty() {
-            self.rates.set_limits(&rates);
+            self.rates.set_limits(rates);
         }
     }
 

@@ -10,11 +10,12 @@
 //! ```
 //!
 //! The data path asks for no decision. Without a database the table is empty and the relay is open.
-//! While the database is away the table stays as it is.
+//! While the database is away the table stays as it is. A record that cannot be read is denied.
 //!
 //! # Locks
-//! The turn of the rates, then a channel pair, then the registry, then the table, then the live keys. The table is locked for
-//! reading by one decision at a time, and for writing by a change that holds no other lock.
+//! The turn of the rates, then a channel pair, then the registry, then the table, then the live keys
+//! or the rates. The table is locked for reading by one decision at a time, and for writing by a
+//! change that holds no other lock.
 
 mod blocks;
 #[cfg(any(test, feature = "store"))]
@@ -27,6 +28,8 @@ mod live_keys;
 mod rate_limits;
 #[cfg(feature = "store")]
 mod sync;
+#[cfg(feature = "store")]
+mod unreadable;
 
 use std::{
     collections::HashMap,
@@ -40,6 +43,10 @@ use std::{
 use tokio::sync::Notify;
 
 pub use self::clock::{Clock, SystemClock};
+#[cfg(test)]
+pub(super) use self::live_keys::PAIRS_PER_TUNNEL;
+#[cfg(feature = "store")]
+pub(super) use self::live_keys::begins_tunnel;
 use self::{blocks::Blocks, link_slots::LinkSlots};
 pub(super) use self::{
     decisions::{DeniedRequest, denied_notice},

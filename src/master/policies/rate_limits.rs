@@ -2,13 +2,14 @@
 
 use super::MasterPolicies;
 use crate::{
-    master::rates::{RateLimit, RateSubject, SubjectLimits},
+    master::rates::{self, RateLimit, RateSubject, SubjectLimits},
     policy::{self, AccountId, Affected, LimitSubject, Limits, PolicyTable, Rates},
 };
 
 impl MasterPolicies {
-    /// Returns the rate limits of all subjects that have some.
-    pub(in crate::master) fn all_rates(&self) -> Vec<(RateSubject, SubjectLimits)> {
+    /// Sets the rate limits of all subjects that have some, for a master that starts. There may be
+    /// 100,000, so they are not collected first.
+    pub(in crate::master) fn set_all_rates(&self, in_force: &rates::Rates) {
         let table = self.table();
         let accounts = table.accounts().map(|account| {
             let subject = LimitSubject::Account(account.id);
@@ -22,7 +23,7 @@ impl MasterPolicies {
         let all = std::iter::once(relay).chain(accounts).chain(keys);
         let rates = all.map(|(subject, limits)| self.rates_of(subject, limits));
         let unlimited = SubjectLimits::default();
-        rates.filter(|(_, limits)| *limits != unlimited).collect()
+        in_force.set_limits(rates.filter(|(_, limits)| *limits != unlimited));
     }
 
     /// Returns the rate limits of the affected subjects.

@@ -29,8 +29,9 @@
 //! those with a limit on their path are in the tree.
 //!
 //! # Locks
-//! One lock protects the tree and the table of pairs. A caller may hold the lock of a channel pair.
-//! Links are marked ready after the lock is released.
+//! One lock protects the tree and the table of pairs. A caller may hold the lock of a channel pair,
+//! and at the start of the master that of the policies. Links are marked ready after the lock is
+//! released.
 
 mod bucket;
 mod channel_limits;
@@ -126,12 +127,15 @@ impl Rates {
 
     /// Changes the limits of these subjects, at once and for running channel pairs. The default
     /// removes all limits of a subject. The cost grows with the number of pairs, so several changes
-    /// belong in one call.
-    pub(super) fn set_limits(&self, changes: &[(RateSubject, SubjectLimits)]) {
+    /// belong in one call. The iterator runs under the lock.
+    pub(super) fn set_limits(
+        &self,
+        changes: impl IntoIterator<Item = (RateSubject, SubjectLimits)>,
+    ) {
         let now = now();
         let mut state = self.state();
         for (subject, limits) in changes {
-            state.tree.set_limits(*subject, *limits, now);
+            state.tree.set_limits(subject, limits, now);
         }
         let mut woken = state.update_pairs();
         state.tree.release_all();

@@ -1,6 +1,12 @@
 //! The buckets of one subject: one for each limited direction, and one for both together.
+//!
+//! A full bucket needs no memory, so a subject has no buckets until its first traffic. A master may
+//! have limits for 100,000 keys, of which few are in use.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     bucket::RateBucket,
@@ -14,7 +20,14 @@ const MAX_LEAD: u64 = 64 * 1024;
 /// The rate limits of one subject in force.
 #[derive(Debug)]
 pub(super) struct SubjectRates {
-    limits: SubjectLimits,
+    limits: Arc<SubjectLimits>,
+    /// `None` while all buckets are full and no traffic has waited.
+    buckets: Option<Box<SubjectBuckets>>,
+}
+
+/// The buckets of a subject that has had traffic.
+#[derive(Debug)]
+struct SubjectBuckets {
     separate: PerDirection<Option<RateBucket>>,
     common: Option<RateBucket>,
     /// The bytes by which the upward direction is ahead of the downward one in the common bucket.
@@ -23,11 +36,58 @@ pub(super) struct SubjectRates {
 }
 
 impl SubjectRates {
-    /// Creates the buckets of these limits, full.
-    pub(super) fn new(limits: SubjectLimits, now: Instant) -> Self {
-        let bucket = |limit: Option<RateLimit>| limit.map(|limit| RateBucket::full(limit, now));
+    /// Creates the state of these limits, with full buckets.
+    pub(super) fn new(limits: Arc<SubjectLimits>) -> Self {
         SubjectRates {
             limits,
+            buckets: None,
+        }
+    }
+
+    /// Changes the limits. Limits that stay keep their levels.
+    pub(super) fn change(&mut self, limits: Arc<SubjectLimits>, now: Instant) {
+        self.limits = limits;
+        if let Some(buckets) = &mut self.buckets {
+            buckets.change(&self.limits, now);
+        }
+    }
+
+    /// Returns the limits in force.
+    pub(super) fn limits(&self) -> &SubjectLimits {
+        &self.limits
+    }
+
+    /// Returns for how long traffic of each direction had to wait for these limits.
+    pub(super) fn throttled(&self) -> PerDirection<Duration> {
+        let buckets = self.buckets.as_ref();
+        buckets.map_or_else(PerDirection::default, |buckets| PerDirection {
+            up: buckets.throttled.up.total,
+            down: buckets.throttled.down.total,
+        })
+    }
+
+    /// Returns `None` if the limits admit a message now, otherwise the time at which they will.
+    /// Traffic waits for them until then.
+    pub(super) fn ready_at(&mut self, direction: RateDirection, now: Instant) -> Option<Instant> {
+        // Full buckets admit any message.
+        self.buckets.as_mut()?.ready_at(direction, now)
+    }
+
+    /// Takes the bytes of messages.
+    pub(super) fn take(&mut self, direction: RateDirection, bytes: u64, now: Instant) {
+        let limits: &SubjectLimits = &self.limits;
+        if limits.is_limited() {
+            let full = || Box::new(SubjectBuckets::full(limits, now));
+            let buckets = self.buckets.get_or_insert_with(full);
+            buckets.take(direction, bytes, limits, now);
+        }
+    }
+}
+
+impl SubjectBuckets {
+    fn full(limits: &SubjectLimits, now: Instant) -> Self {
+        let bucket = |limit: Option<RateLimit>| limit.map(|limit| RateBucket::full(limit, now));
+        SubjectBuckets {
             separate: PerDirection {
                 up: bucket(limits.up),
                 down: bucket(limits.down),
@@ -38,33 +98,16 @@ impl SubjectRates {
         }
     }
 
-    /// Changes the limits. Limits that stay keep their levels.
-    pub(super) fn change(&mut self, limits: SubjectLimits, now: Instant) {
-        self.limits = limits;
+    fn change(&mut self, limits: &SubjectLimits, now: Instant) {
         change_bucket(&mut self.separate.up, limits.up, now);
         change_bucket(&mut self.separate.down, limits.down, now);
         change_bucket(&mut self.common, limits.both, now);
-        self.limit_lead();
+        self.limit_lead(limits);
         self.throttled.up.end(now);
         self.throttled.down.end(now);
     }
 
-    /// Returns the limits in force.
-    pub(super) fn limits(&self) -> &SubjectLimits {
-        &self.limits
-    }
-
-    /// Returns for how long traffic of each direction had to wait for these limits.
-    pub(super) fn throttled(&self) -> PerDirection<Duration> {
-        PerDirection {
-            up: self.throttled.up.total,
-            down: self.throttled.down.total,
-        }
-    }
-
-    /// Returns `None` if the limits admit a message now, otherwise the time at which they will.
-    /// Traffic waits for them until then.
-    pub(super) fn ready_at(&mut self, direction: RateDirection, now: Instant) -> Option<Instant> {
+    fn ready_at(&mut self, direction: RateDirection, now: Instant) -> Option<Instant> {
         let reserve = self.reserve(direction);
         let separate = self.separate.of_mut(direction).as_mut();
         let separate = separate.and_then(|bucket| bucket.ready_at(0, now));
@@ -75,8 +118,7 @@ impl SubjectRates {
         Some(due)
     }
 
-    /// Takes the bytes of messages.
-    pub(super) fn take(&mut self, direction: RateDirection, bytes: u64, now: Instant) {
+    fn take(&mut self, direction: RateDirection, bytes: u64, limits: &SubjectLimits, now: Instant) {
         if let Some(bucket) = self.separate.of_mut(direction) {
             bucket.take(bytes, now);
         }
@@ -87,7 +129,7 @@ impl SubjectRates {
                 RateDirection::Up => self.lead.saturating_add(bytes),
                 RateDirection::Down => self.lead.saturating_sub(bytes),
             };
-            self.limit_lead();
+            self.limit_lead(limits);
         }
     }
 
@@ -101,8 +143,8 @@ impl SubjectRates {
         u64::try_from(lead).unwrap_or(0)
     }
 
-    fn limit_lead(&mut self) {
-        let burst = self.limits.both.map_or(0, RateLimit::burst_bytes);
+    fn limit_lead(&mut self, limits: &SubjectLimits) {
+        let burst = limits.both.map_or(0, RateLimit::burst_bytes);
         let max = i64::try_from(MAX_LEAD.min(burst / 2)).unwrap_or(i64::MAX);
         self.lead = self.lead.clamp(-max, max);
     }
@@ -162,7 +204,7 @@ mod tests {
             up: Some(RateLimit::of(1_000)),
             ..SubjectLimits::default()
         };
-        let mut rates = SubjectRates::new(limits, now);
+        let mut rates = SubjectRates::new(Arc::new(limits));
         rates.take(Up, 100_000, now);
         assert!(rates.ready_at(Up, now).is_some());
         assert_eq!(rates.ready_at(Down, now), None);
@@ -171,7 +213,7 @@ mod tests {
     #[test]
     fn common_limit_alternates_between_the_directions() {
         let start = Instant::now();
-        let mut rates = SubjectRates::new(common(1_000_000), start);
+        let mut rates = SubjectRates::new(Arc::new(common(1_000_000)));
         let (mut now, mut sent) = (start, PerDirection { up: 0_i64, down: 0 });
         while now < start + 10 * SECOND {
             // The upward direction always asks first.
@@ -195,7 +237,7 @@ mod tests {
     #[test]
     fn single_direction_gets_the_whole_common_limit() {
         let start = Instant::now();
-        let mut rates = SubjectRates::new(common(1_000_000), start);
+        let mut rates = SubjectRates::new(Arc::new(common(1_000_000)));
         let (mut now, mut sent) = (start, 0);
         while now < start + 10 * SECOND {
             match rates.ready_at(Down, now) {
@@ -228,11 +270,11 @@ mod tests {
             up: Some(RateLimit::of(1_000)),
             ..SubjectLimits::default()
         };
-        let mut rates = SubjectRates::new(limits, now);
+        let mut rates = SubjectRates::new(Arc::new(limits));
         rates.take(Up, 8 * 1024 + 60_000, now);
         assert!(rates.ready_at(Up, now).is_some());
         assert!(rates.throttled().up >= 60 * SECOND);
-        rates.change(SubjectLimits::default(), now + SECOND);
+        rates.change(Arc::default(), now + SECOND);
         assert_eq!(rates.throttled().up, SECOND);
         assert_eq!(rates.ready_at(Up, now + SECOND), None);
     }
@@ -240,9 +282,36 @@ mod tests {
     #[test]
     fn limit_that_appears_later_starts_with_its_burst() {
         let now = Instant::now();
-        let mut rates = SubjectRates::new(SubjectLimits::default(), now);
+        let mut rates = SubjectRates::new(Arc::default());
         rates.take(Up, 1_000_000, now);
-        rates.change(common(1_000), now);
+        rates.change(Arc::new(common(1_000)), now);
         assert_eq!(rates.ready_at(Up, now), None);
+    }
+
+    #[test]
+    fn subject_without_traffic_has_no_buckets() {
+        assert!(size_of::<SubjectRates>() <= 16);
+        let now = Instant::now();
+        let mut rates = SubjectRates::new(Arc::new(common(1_000)));
+        assert_eq!(rates.ready_at(Up, now), None);
+        rates.change(Arc::new(common(2_000)), now);
+        assert!(rates.buckets.is_none());
+        assert_eq!(rates.throttled(), PerDirection::default());
+        rates.take(Up, 16 * 1024, now);
+        assert!(rates.ready_at(Up, now).is_some());
+    }
+
+    #[test]
+    fn subject_with_a_weight_alone_never_has_buckets() {
+        let now = Instant::now();
+        let weight = SubjectLimits {
+            weight: 7,
+            ..SubjectLimits::default()
+        };
+        let mut rates = SubjectRates::new(Arc::new(weight));
+        rates.take(Up, 1_000_000, now);
+        assert_eq!(rates.ready_at(Up, now), None);
+        assert!(rates.buckets.is_none());
+        assert_eq!(rates.limits().weight, 7);
     }
 }

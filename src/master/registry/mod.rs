@@ -12,6 +12,7 @@
 //! ```
 
 mod inheritance;
+mod key_servers;
 mod registrations;
 mod results;
 mod server_choice;
@@ -29,6 +30,7 @@ pub(super) use self::results::{
     Assignment, Candidate, Dispatch, Expired, Registered, RouteResult, Superseded,
 };
 use self::{
+    key_servers::KeyServers,
     registrations::AccountKeys,
     results::Found,
     slot_links::{SlotKey, SlotLinks},
@@ -49,8 +51,8 @@ pub(super) struct Registry<L, A> {
     links: HashMap<LinkNumber, LinkEntry<L>>,
     /// The current links of each slot.
     slots: HashMap<SlotKey, SlotLinks>,
-    /// The servers' links of each key id, grouped by instance.
-    ports: HashMap<Id, BTreeSet<(Id, LinkNumber)>>,
+    /// The servers' links of each key id.
+    ports: HashMap<Id, KeyServers>,
     attach_queue: AttachQueue<A>,
     account_keys: AccountKeys,
     /// The links that have inherited a key id and not registered it yet.

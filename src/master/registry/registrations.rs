@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Registered, Registry, results::Candidate};
+use super::{Registered, Registry, key_servers::KeyServers, results::Candidate};
 use crate::{
     master::limits::LinkNumber,
     policy::{AccountId, Denied},
@@ -71,7 +71,7 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             entry.has_waiters = true;
             let (instance, account) = (entry.key.instance, entry.account);
             let servers = self.ports.entry(key).or_default();
-            servers.insert((instance, link));
+            servers.insert(instance, link);
             if let Some(account) = account {
                 let keys = self.account_keys.entry(account).or_default();
                 let links = keys.entry(key).or_default();
@@ -91,7 +91,8 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             key_links: 0,
             account_keys: 0,
         };
-        let servers = self.ports.get(&key).into_iter().flatten();
+        let servers = self.ports.get(&key).into_iter();
+        let servers = servers.flat_map(KeyServers::all);
         for (_, number) in servers.filter(|(_, number)| *number != link) {
             let Some(other) = self.links.get(number) else {
                 continue;
@@ -167,7 +168,7 @@ impl<L: Clone, A: Clone> Registry<L, A> {
             return;
         };
         if let Entry::Occupied(mut servers) = self.ports.entry(key) {
-            servers.get_mut().remove(&(entry.key.instance, link));
+            servers.get_mut().remove(entry.key.instance, link);
             if servers.get().is_empty() {
                 servers.remove();
             }
@@ -218,7 +219,7 @@ impl<L: Clone, A: Clone> Registry<L, A> {
 
     /// Returns the account of a server that has registered a key id.
     pub(in crate::master) fn server_account(&self, key: Id) -> Option<AccountId> {
-        let (_, number) = self.ports.get(&key)?.first()?;
+        let (_, number) = self.ports.get(&key)?.all().first()?;
         self.links.get(number)?.account
     }
 

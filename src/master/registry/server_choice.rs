@@ -4,10 +4,7 @@
 //! Two questions, in this order: which instance, and which of its links. The number of an
 //! instance's links has no influence on the first.
 
-use std::{
-    ops::{Bound, RangeInclusive},
-    time::Instant,
-};
+use std::{ops::Bound, time::Instant};
 
 use super::{
     LinkEntry, Registry,
@@ -65,13 +62,6 @@ impl InstanceLoad {
     }
 }
 
-/// Returns the keys of all links of an instance, or of all instances.
-fn links_of(instance: Option<Id>) -> RangeInclusive<(Id, LinkNumber)> {
-    let first = instance.unwrap_or(Id([u8::MIN; 16]));
-    let last = instance.unwrap_or(Id([u8::MAX; 16]));
-    (first, LinkNumber::MIN)..=(last, LinkNumber::MAX)
-}
-
 impl<L: Clone, A: Clone> Registry<L, A> {
     /// Chooses the server link for a key id, of this instance if one is named: first the instance
     /// with the fewest channels, then its link with the fewest channels. Instances to avoid and
@@ -84,7 +74,7 @@ impl<L: Clone, A: Clone> Registry<L, A> {
         let mut load: Option<InstanceLoad> = None;
         let (mut is_full, mut has_waiters) = (false, false);
         // The links of an instance follow each other.
-        for &(instance, number) in servers.range(links_of(instance)) {
+        for &(instance, number) in servers.of(instance) {
             let Some(entry) = self.links.get_mut(&number) else {
                 continue;
             };

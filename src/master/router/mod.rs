@@ -88,7 +88,7 @@ impl Router {
     /// Creates a router without links. The rate limits of the policies apply.
     pub(super) fn new(limits: &MasterLimits, policies: Arc<MasterPolicies>) -> Arc<Self> {
         let rates = Rates::new();
-        rates.set_limits(&policies.all_rates());
+        policies.set_all_rates(&rates);
         Arc::new(Router {
             registry: Mutex::new(Registry::new(limits)),
             budget: Arc::new(MasterBudget::new(limits.memory_bytes)),

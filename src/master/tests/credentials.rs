@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    master::serve_link::log_link,
     policy::{self, Account, AccountId, Changes, CredentialId, CredentialRecord, Verifier},
     throttle::THROTTLE_BURST,
 };
@@ -271,4 +272,24 @@ async fn recorded_signature_is_refused() {
     assert!(
         matches!(Frame::decode(answer.freeze()), Ok(Frame::Error(notice)) if notice.code == Code::Unauthorized)
     );
+}
+
+#[tokio::test]
+async fn log_lines_of_an_account_are_limited_and_keep_no_other_out() {
+    let master = start();
+    let credential = |account| Identity::Credential {
+        id: Id([1; 16]),
+        account: AccountId(account),
+    };
+    let logged = |identity| {
+        let lines = (0..10_000).filter(|_| log_link(&master.shared, identity, |_| {}));
+        lines.count()
+    };
+    let noisy = logged(credential(2));
+    assert!((200..5_000).contains(&noisy), "{noisy}");
+    let other = logged(credential(3));
+    assert!((200..5_000).contains(&other), "{other}");
+    let strangers = logged(Identity::Anonymous);
+    assert!((200..5_000).contains(&strangers), "{strangers}");
+    assert_eq!(logged(Identity::MasterKey), 10_000);
 }

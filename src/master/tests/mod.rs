@@ -18,6 +18,10 @@ mod router;
 mod router_limits;
 mod router_links;
 mod slots;
+#[cfg(feature = "store")]
+mod stored_quotas;
+#[cfg(feature = "store")]
+mod unreadable_records;
 
 use std::{num::NonZeroUsize, time::Duration};
 

@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::meter::RESUMPTION_TIME;
-use crate::{master::policies::TunnelKey, policy::LimitSubject};
+use crate::{
+    master::policies::{TunnelKey, begins_tunnel},
+    policy::LimitSubject,
+};
 
 /// The time over which new tunnels are counted.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -30,7 +33,7 @@ pub(super) struct Attachments {
 #[derive(Debug)]
 enum TunnelState {
     /// It has that many pairs.
-    Up(u32),
+    Up(usize),
     /// It has no pair since this time.
     Interrupted(Instant),
 }
@@ -67,7 +70,8 @@ impl Window {
 }
 
 impl Attachments {
-    /// Adds a pair of a tunnel. Counts the tunnel for the subjects unless it is up or interrupted.
+    /// Adds a pair of a tunnel. Counts the tunnel for the subjects unless it is up or interrupted. A
+    /// surplus pair counts as a further tunnel.
     pub(super) fn start(
         &mut self,
         tunnel: TunnelKey,
@@ -76,6 +80,7 @@ impl Attachments {
     ) {
         let is_known = self.is_known(&tunnel, now);
         let before = self.tunnels.get(&tunnel);
+        let is_further = matches!(before, Some(TunnelState::Up(pairs)) if begins_tunnel(*pairs));
         let pairs = match before {
             Some(TunnelState::Up(pairs)) => pairs.saturating_add(1),
             Some(TunnelState::Interrupted(_)) => {
@@ -85,7 +90,7 @@ impl Attachments {
             None => 1,
         };
         self.tunnels.insert(tunnel, TunnelState::Up(pairs));
-        if is_known {
+        if is_known && !is_further {
             return;
         }
         let part = self.part(now);
@@ -169,7 +174,7 @@ impl Attachments {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::master::identity::Identity;
+    use crate::master::{identity::Identity, policies::PAIRS_PER_TUNNEL};
     use report_proto::id::Id;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -201,6 +206,20 @@ mod tests {
         }
         start(&mut attachments, 3, now + 2_000 * SECOND);
         assert_eq!(attachments.of(LimitSubject::Relay, now + 2_000 * SECOND), 1);
+    }
+
+    #[test]
+    fn surplus_pairs_of_a_process_are_further_tunnels() {
+        let (mut attachments, now) = (Attachments::default(), Instant::now());
+        let mut counted = Vec::new();
+        for pairs in 1..=2 * PAIRS_PER_TUNNEL + 1 {
+            start(&mut attachments, 1, now);
+            let is_new = begins_tunnel(pairs - 1);
+            counted.push((is_new, attachments.of(LimitSubject::Relay, now)));
+        }
+        let news: Vec<_> = counted.iter().filter(|(is_new, _)| *is_new).collect();
+        assert_eq!(news, [&(true, 1), &(true, 2), &(true, 3)]);
+        assert_eq!(counted.last(), Some(&(true, 3)));
     }
 
     #[test]

@@ -48,6 +48,18 @@ impl UsageLedger {
         }
     }
 
+    /// Follows the quotas of all records, before there is traffic.
+    pub(super) fn track_all(&mut self, table: &PolicyTable, now: i64) {
+        let accounts = table.accounts().map(|account| account.id);
+        let keys = table.keys().map(|(id, _)| id);
+        let subjects = std::iter::once(LimitSubject::Relay)
+            .chain(accounts.map(LimitSubject::Account))
+            .chain(keys.map(LimitSubject::Key));
+        for subject in subjects {
+            self.book.track(table, subject, now);
+        }
+    }
+
     /// Charges bytes that were moved until `now`, and checks all quotas. `version` is that of the
     /// policies.
     pub(super) fn charge(
@@ -80,6 +92,15 @@ impl UsageLedger {
             return Vec::new();
         }
         self.book.counters_to_read(most)
+    }
+
+    /// Returns the same as [`UsageLedger::counters_to_read`], or none if all counters have been read.
+    pub(super) fn unread_counters(&mut self, most: usize) -> Vec<QuotaCounter> {
+        if self.book.has_unread() {
+            self.counters_to_read(most)
+        } else {
+            Vec::new()
+        }
     }
 
     /// Forgets the flush in flight, which is committed. Returns whether everything is written.

@@ -14,20 +14,26 @@ impl Usage {
     /// Returns the live numbers of the subjects whose limits need them.
     pub(super) fn live_rows(&self) -> Vec<LiveRow> {
         let router = &self.router;
-        let served: HashMap<Id, usize> = router.registry().served_keys().collect();
         let slots = &self.policies().link_slots;
         let mut subjects = router.live.subjects();
         subjects.push(LimitSubject::Relay);
         subjects.extend(slots.accounts().into_iter().map(LimitSubject::Account));
+        let registry = router.registry();
+        let table = self.policies().table();
+        let is_needed = |subject| {
+            let limits = limits_of(&table, subject);
+            limits.is_some_and(|limits| limits.counts != Counts::default())
+        };
+        subjects.retain(|subject| is_needed(*subject));
+        // Most registered keys have no such limit, and there may be 100,000.
+        let served = registry.served_keys();
+        let served = served.filter(|(key, _)| is_needed(LimitSubject::Key(*key)));
+        let served: HashMap<Id, usize> = served.collect();
+        drop(table);
+        drop(registry);
         subjects.extend(served.keys().copied().map(LimitSubject::Key));
         subjects.sort_unstable();
         subjects.dedup();
-        let table = self.policies().table();
-        subjects.retain(|subject| {
-            let limits = limits_of(&table, *subject);
-            limits.is_some_and(|limits| limits.counts != Counts::default())
-        });
-        drop(table);
         let row = |subject| LiveRow {
             subject,
             links: match subject {

@@ -13,6 +13,7 @@
 //! The table of policies, then the ledger, then the meter. None is held across an await.
 
 mod attachments;
+mod clock_check;
 mod counts;
 mod label_totals;
 mod ledger;
@@ -21,6 +22,7 @@ mod meter;
 mod metrics;
 mod pending;
 mod quota_book;
+mod start;
 #[cfg(test)]
 mod tests;
 
@@ -37,7 +39,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use self::quota_book::ReachedThreshold;
+use self::{
+    clock_check::{CONFIRMATION_TIME, ClockCheck},
+    quota_book::ReachedThreshold,
+};
 pub(super) use self::{
     ledger::UsageLedger,
     meter::{Charge, PairMeter, UsageMeter},
@@ -50,7 +55,7 @@ use super::{
 use crate::{
     policy::{LimitSubject, ThresholdAction},
     random,
-    store::{Retention, Store, StoreError},
+    store::{Maintenance, Retention, Store, StoreError},
 };
 use report_proto::id::Id;
 
@@ -165,14 +170,33 @@ impl Usage {
     async fn maintain(&self) {
         let mut rounds = interval(MAINTENANCE_INTERVAL);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut clock = ClockCheck::default();
         loop {
             rounds.tick().await;
             self.policies().meter.forget_old(now());
-            let now = self.clock().seconds();
-            let retention = self.retention();
-            let done = self.store.maintain(now, &retention).await;
-            log_failure("database not maintained", done.map(|_| ()));
+            let done = self.maintain_once(&mut clock).await;
+            log_failure("database not maintained", done);
         }
+    }
+
+    async fn maintain_once(&self, clock: &mut ClockCheck) -> Result<(), StoreError> {
+        let wall = self.clock().seconds();
+        let confirmed = clock.confirmed(wall, now());
+        let retention = self.retention();
+        let done = self.store.maintain(wall, confirmed, &retention);
+        match done.await? {
+            Maintenance::Unconfirmed { last } => {
+                if clock.doubt(last, wall, now()) {
+                    warn_of_clock(last, wall);
+                }
+            }
+            Maintenance::Done | Maintenance::NotDue => {
+                if clock.clear() {
+                    info!("clock confirmed: the database is maintained again");
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Charges what the pairs have moved, and enforces quotas whose state has changed.
@@ -301,6 +325,18 @@ fn log_failure(what: &'static str, result: Result<(), StoreError>) {
         Err(error) if error.is_away() => debug!(%error, "{what}"),
         Err(error) => warn!(%error, "{what}"),
     }
+}
+
+/// Logs that the clock is far ahead of the last maintenance.
+fn warn_of_clock(last: i64, wall: i64) {
+    let days = wall.saturating_sub(last) / 86_400;
+    let hours = CONFIRMATION_TIME.as_secs() / 3_600;
+    warn!(
+        days,
+        hours,
+        "nothing old is deleted from the database: the clock is days ahead of the last maintenance \
+         (correct the clock if it is wrong; if it is right, maintenance continues in some hours)"
+    );
 }
 
 /// Logs a threshold that was reached, and sends its event.

@@ -15,7 +15,8 @@ use crate::{
 };
 
 /// The most increments of minutes that wait: 20 MB. While the database is away for long, the time of
-/// the oldest ones gets coarser, but no byte is lost.
+/// the oldest ones gets coarser, but no byte is lost. With more subjects than that, one and a half
+/// increments of each subject wait.
 pub(super) const MAX_WAITING: usize = 200_000;
 
 /// The most rows of a flush, so that others wait for its transaction for about a second at most.
@@ -34,8 +35,14 @@ pub(super) struct PendingUsage {
     /// The number of the latest flush.
     sequence: i64,
     max_waiting: usize,
+    /// The most increments of minutes that wait at present. More than `max_waiting` only if there
+    /// are so many subjects.
+    max_minutes: usize,
     /// The most increments of quotas that wait with those of past periods.
     max_quotas: usize,
+    /// How many increments all walks have visited.
+    #[cfg(test)]
+    walked: usize,
 }
 
 impl PendingUsage {
@@ -47,7 +54,10 @@ impl PendingUsage {
             in_flight: None,
             sequence: 0,
             max_waiting,
+            max_minutes: max_waiting,
             max_quotas: max_waiting,
+            #[cfg(test)]
+            walked: 0,
         }
     }
 
@@ -55,6 +65,16 @@ impl PendingUsage {
     pub(super) fn add_usage(&mut self, subject: LimitSubject, moved: Moved, now: i64) {
         let minute = start_of(now, 60);
         add(self.minutes.entry((minute, subject)).or_default(), moved);
+        if self.minutes.len() > self.max_minutes {
+            self.make_room(now);
+        }
+    }
+
+    /// Makes the times coarser until a tenth of the room is free, so that the walks over all
+    /// increments cost an increment little on average. With more subjects than room, half of their
+    /// number is added before the next walk.
+    fn make_room(&mut self, now: i64) {
+        let enough = self.max_waiting.saturating_sub(self.max_waiting / 10);
         // The last resort counts the past as of today. Only the number of subjects remains then.
         let today = start_of(now, DAY);
         let coarser: [&dyn Fn(i64) -> i64; 3] = [
@@ -63,11 +83,17 @@ impl PendingUsage {
             &|minute| today.max(start_of(minute, DAY)),
         ];
         for time_of in coarser {
-            if self.minutes.len() <= self.max_waiting {
-                return;
-            }
             self.change_times(time_of);
+            if self.minutes.len() <= enough {
+                break;
+            }
         }
+        let left = self.minutes.len();
+        self.max_minutes = if left <= enough {
+            self.max_waiting
+        } else {
+            left.saturating_add(left / 2)
+        };
     }
 
     /// Adds bytes of a quota. If too many wait, those of past periods are dropped: they decide
@@ -128,6 +154,10 @@ impl PendingUsage {
 
     /// Changes the times of the waiting increments.
     fn change_times(&mut self, time_of: &dyn Fn(i64) -> i64) {
+        #[cfg(test)]
+        {
+            self.walked = self.walked.saturating_add(self.minutes.len());
+        }
         for ((minute, subject), moved) in std::mem::take(&mut self.minutes) {
             let minute = time_of(minute);
             add(self.minutes.entry((minute, subject)).or_default(), moved);
@@ -270,6 +300,42 @@ mod tests {
         let (oldest, newest) = (times.clone().min().unwrap(), times.max().unwrap());
         assert!(oldest >= start_of(NOW, HOUR), "{oldest}");
         assert!(newest > NOW + 3 * DAY - 2 * HOUR, "{newest}");
+    }
+
+    #[test]
+    fn more_subjects_than_room_cost_a_bounded_walk() {
+        const SUBJECTS: i64 = 5_000;
+        let mut pending = PendingUsage::new(100);
+        for minute in 0..10 {
+            for id in 0..SUBJECTS {
+                pending.add_usage(account(id), moved(1), NOW + minute * 60);
+            }
+        }
+        let added = usize::try_from(10 * SUBJECTS).unwrap();
+        // Three walks for each half that is added.
+        assert!(pending.walked <= 10 * added, "{}", pending.walked);
+        let most = usize::try_from(SUBJECTS).unwrap() * 3 / 2;
+        assert!(pending.waiting() <= most, "{}", pending.waiting());
+        let mut written = 0;
+        while !pending.is_empty() {
+            next(&mut pending);
+            let flush = pending.written().unwrap();
+            written += total(std::slice::from_ref(&flush));
+        }
+        assert_eq!(written, 10 * u64::try_from(SUBJECTS).unwrap());
+    }
+
+    #[test]
+    fn subjects_that_fill_the_room_exactly_cost_a_bounded_walk() {
+        let mut pending = PendingUsage::new(300);
+        // Two hours of 150 subjects would be as many increments as there is room.
+        for minute in 0..60 {
+            for id in 0..150 {
+                pending.add_usage(account(id), moved(1), NOW + 1_800 + minute * 60);
+            }
+        }
+        assert!(pending.walked <= 10 * 60 * 150, "{}", pending.walked);
+        assert!(pending.waiting() <= 300);
     }
 
     #[test]

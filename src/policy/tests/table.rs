@@ -120,6 +120,7 @@ fn a_complete_load_removes_the_rest() {
     });
     let affected = table.replace(Changes {
         accounts: vec![account(3, 0, 0)],
+        relay: Some(RelayPolicy::default()),
         ..with_keys(vec![key(4, 0, 0), key(5, 0, 0)])
     });
     let expected = Affected {
@@ -132,6 +133,73 @@ fn a_complete_load_removes_the_rest() {
     assert_eq!(table.key(key_id(3)), None);
     assert_eq!(table.next_boundary(0), None);
     assert_eq!(table.relay(), &RelayPolicy::default());
+}
+
+/// The records of the account 2, the credential 7, the keys 3 and 4, and of the relay.
+fn known() -> Changes {
+    let reserve = Reserve {
+        account: AccountId(2),
+        percent: 10,
+    };
+    Changes {
+        accounts: vec![account(2, 0, 0)],
+        credentials: vec![credential(7, 2)],
+        relay: Some(RelayPolicy {
+            reserve: Some(reserve),
+            ..RelayPolicy::default()
+        }),
+        ..with_keys(vec![key(3, 0, 0), key(4, 0, 0)])
+    }
+}
+
+#[test]
+fn records_that_cannot_be_read_are_denied_and_others_change() {
+    for is_complete in [false, true] {
+        let mut table = PolicyTable::default();
+        table.apply(known());
+        let changes = Changes {
+            unreadable_accounts: vec![AccountId(2), AccountId::MASTER],
+            unreadable_credentials: vec![CredentialId(key_id(7)), CredentialId(key_id(8))],
+            unreadable_keys: vec![key_id(3), key_id(9)],
+            ..with_keys(vec![key(4, 0, 0), key(5, 0, 0)])
+        };
+        let affected = if is_complete {
+            table.replace(changes)
+        } else {
+            table.apply(changes)
+        };
+        let expected = Affected {
+            accounts: BTreeSet::from([AccountId::MASTER, AccountId(2)]),
+            credentials: BTreeSet::from([CredentialId(key_id(7))]),
+            keys: BTreeSet::from([key_id(3), key_id(5), key_id(9)]),
+            relay: false,
+        };
+        assert_eq!(affected, expected, "{is_complete}");
+        let is_enabled = |id| table.account(AccountId(id)).map(|account| account.enabled);
+        assert_eq!([1, 2].map(is_enabled), [Some(false), Some(false)]);
+        let is_enabled = |number| table.key(key_id(number)).map(|key| key.enabled);
+        let keys = [3, 4, 5, 9].map(is_enabled);
+        assert_eq!(keys, [Some(false), Some(true), Some(true), Some(false)]);
+        let found = table.credential(CredentialId(key_id(7)));
+        assert!(found.is_some_and(|record| record.credential.revoked));
+        assert_eq!(table.credential(CredentialId(key_id(8))), None);
+        assert_eq!(Some(table.relay()), known().relay.as_ref());
+        let label = table.key(key_id(3)).map(|key| &*key.label);
+        assert_eq!(label, Some("key 3"), "people know it by its label");
+    }
+}
+
+#[test]
+fn record_that_can_be_read_again_is_admitted() {
+    let mut table = PolicyTable::default();
+    table.apply(known());
+    table.apply(Changes {
+        unreadable_keys: vec![key_id(3)],
+        ..Changes::default()
+    });
+    let affected = table.apply(known());
+    assert_eq!(affected.keys, BTreeSet::from([key_id(3)]));
+    assert!(table.key(key_id(3)).is_some_and(|key| key.enabled));
 }
 
 #[test]
@@ -158,8 +226,43 @@ fn keys_with_equal_limits_share_them() {
 }
 
 #[test]
-fn a_key_takes_little_memory() {
-    assert!(size_of::<KeyPolicy>() <= 104, "{}", size_of::<KeyPolicy>());
+fn pages_of_changes_are_put_together() {
+    let reserve = |percent| RelayPolicy {
+        reserve: Some(Reserve {
+            account: AccountId(2),
+            percent,
+        }),
+        ..RelayPolicy::default()
+    };
+    let mut all = Changes::default();
+    all.append(Changes {
+        accounts: vec![account(2, 0, 0)],
+        removed_accounts: vec![AccountId(9)],
+        credentials: vec![credential(7, 2)],
+        removed_credentials: vec![CredentialId(key_id(8))],
+        keys: vec![key(3, 0, 0)],
+        removed_keys: vec![key_id(9)],
+        unreadable_accounts: vec![AccountId(3)],
+        unreadable_credentials: vec![CredentialId(key_id(3))],
+        unreadable_keys: vec![key_id(5)],
+        relay: Some(reserve(10)),
+    });
+    all.append(with_keys(vec![key(4, 0, 0)]));
+    assert_eq!(all.accounts, [account(2, 0, 0)]);
+    assert_eq!(all.removed_accounts, [AccountId(9)]);
+    assert_eq!(all.credentials, [credential(7, 2)]);
+    assert_eq!(all.removed_credentials, [CredentialId(key_id(8))]);
+    assert_eq!(all.keys, [key(3, 0, 0), key(4, 0, 0)]);
+    assert_eq!(all.removed_keys, [key_id(9)]);
+    assert_eq!(all.unreadable_accounts, [AccountId(3)]);
+    assert_eq!(all.unreadable_credentials, [CredentialId(key_id(3))]);
+    assert_eq!(all.unreadable_keys, [key_id(5)]);
+    assert_eq!(all.relay, Some(reserve(10)), "a page without it keeps it");
+    all.append(Changes {
+        relay: Some(reserve(20)),
+        ..Changes::default()
+    });
+    assert_eq!(all.relay, Some(reserve(20)));
 }
 
 /// A change of the model: the number of a key, and its boundaries, or `None` to remove it.

@@ -153,7 +153,7 @@ pub(super) async fn a_version_protects_an_account(url: String) {
 
 pub(super) async fn a_duplicate_name_is_refused(url: String) {
     let store = open(&url).await;
-    create(&store, account("ann")).await;
+    let ann = create(&store, account("ann")).await.record.id;
     // Names differ by their bytes.
     let other = create(&store, account("Ann")).await;
 
@@ -163,7 +163,10 @@ pub(super) async fn a_duplicate_name_is_refused(url: String) {
     let refused = refused.expect_err("a duplicate name");
     assert_eq!(
         refused.to_string(),
-        "name \"ann\" exists already (choose another one)"
+        format!(
+            "name \"ann\" exists already: it is the name of account {ann} (choose another name, or \
+             change that account)"
+        )
     );
     assert!(matches!(
         refused,

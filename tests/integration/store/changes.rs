@@ -120,6 +120,8 @@ pub(super) async fn purged_tombstones_are_read_completely(url: String) {
 pub(super) async fn a_load_has_several_pages(url: String) {
     /// More than one page of rows with the same counter, and the start of a third one.
     const KEYS: u64 = 5_010;
+    /// The most records of a part.
+    const MOST: usize = 500;
     let store = open(&url).await;
     let mut change = store.change().await.unwrap();
     for number in 0..KEYS {
@@ -131,6 +133,18 @@ pub(super) async fn a_load_has_several_pages(url: String) {
     let found = |keys: &[ServiceKey]| -> Vec<Id> { keys.iter().map(|key| key.id).collect() };
     let all = store.load().await.unwrap();
     assert!(found(&all.changes.keys) == expected, "a complete load");
+    let mut parts = Vec::new();
+    let loaded = store
+        .load_parts(|part| parts.push(part.changes))
+        .await
+        .unwrap();
+    assert_eq!(loaded, counter);
+    let largest = parts.iter().map(|part| part.keys.len()).max();
+    assert!(largest.is_some_and(|keys| keys <= MOST), "{largest:?}");
+    let relay = parts.last().and_then(|part| part.relay.clone());
+    assert_eq!(relay, Some(RelayPolicy::default()));
+    let keys: Vec<ServiceKey> = parts.into_iter().flat_map(|part| part.keys).collect();
+    assert!(found(&keys) == expected, "the parts of a load");
     let delta = store.delta(counter - 1).await.unwrap();
     assert!(!delta.is_complete);
     assert!(found(&delta.changes.keys) == expected, "a delta");

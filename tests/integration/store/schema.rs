@@ -1,11 +1,16 @@
 //! The schema: it is created once, and a newer one is refused.
 
-use report::store::{RecordKind, StoreError};
+use report::{
+    policy::{AccountId, RelayPolicy, ServiceKey},
+    store::{RecordKind, StoreError},
+};
 use sqlx::{AnyPool, AssertSqlSafe};
 use tokio::task::JoinSet;
 
 use super::{
     accounts::{account, create},
+    credentials::credential,
+    keys::id,
     open, soon, try_open,
 };
 
@@ -78,12 +83,10 @@ pub(super) async fn a_newer_schema_is_refused(url: String) {
 pub(super) async fn an_invalid_row_is_named(url: String) {
     let store = open(&url).await;
     let created = create(&store, account("ann")).await;
-    execute(
-        &url,
-        r#"UPDATE accounts SET limits = '{"weight": "heavy"}' WHERE name = 'ann'"#,
-    )
-    .await;
-    let error = store.load().await.expect_err("an invalid row");
+    let invalid = r#"UPDATE accounts SET limits = '{"weight": "heavy"}' WHERE name = 'ann'"#;
+    execute(&url, invalid).await;
+    let error = store.account(created.record.id).await;
+    let error = error.expect_err("an invalid row");
     assert!(
         matches!(
             &error,
@@ -94,4 +97,76 @@ pub(super) async fn an_invalid_row_is_named(url: String) {
     );
     assert!(error.to_string().contains("weight"), "{error}");
     assert!(store.status().is_up(), "the database has answered");
+}
+
+pub(super) async fn an_invalid_row_hides_no_other(url: String) {
+    let store = open(&url).await;
+    let ann = create(&store, account("ann")).await.record;
+    let ben = create(&store, account("ben")).await.record;
+    let home = credential(1, "home");
+    let mut change = store.change().await.unwrap();
+    change.create_credential(home.clone()).await.unwrap();
+    let key = ServiceKey::new(id(1), "shell");
+    change.create_key(key).await.unwrap();
+    change.commit().await.unwrap();
+    for invalid in [
+        r#"UPDATE accounts SET limits = '{"weight": "heavy"}' WHERE name = 'ann'"#,
+        "UPDATE credentials SET public_key = 'short'",
+        r#"UPDATE service_keys SET attach_networks = '["nowhere"]'"#,
+    ] {
+        execute(&url, invalid).await;
+    }
+    let all = store.load().await.unwrap();
+    let accounts: Vec<_> = all.changes.accounts.iter().map(|found| found.id).collect();
+    assert_eq!(accounts, [AccountId::MASTER, ben.id]);
+    assert_eq!(all.changes.unreadable_accounts, [ann.id]);
+    let credential_id = home.credential.id;
+    assert_eq!(all.changes.unreadable_credentials, [credential_id]);
+    assert_eq!(all.changes.unreadable_keys, [id(1)]);
+    let columns: Vec<_> = all.unreadable.iter().map(|record| record.column).collect();
+    assert_eq!(columns, ["limits", "public_key", "attach_networks"]);
+
+    // Later changes are read.
+    let eve = create(&store, account("eve")).await.record;
+    let delta = store.delta(all.counter).await.unwrap();
+    assert_eq!(delta.changes.accounts, [eve]);
+    assert_eq!(delta.unreadable, []);
+
+    // The corrections do not change the counter.
+    execute(&url, "UPDATE accounts SET limits = '' WHERE name = 'ann'").await;
+    execute(&url, "DELETE FROM service_keys").await;
+    let again = store.read_again(&all.unreadable).await.unwrap();
+    assert_eq!(again.changes.accounts, [ann]);
+    assert_eq!(again.changes.removed_keys, [id(1)]);
+    assert_eq!(again.changes.unreadable_credentials, [credential_id]);
+    assert_eq!(again.unreadable, all.unreadable[1..2]);
+}
+
+pub(super) async fn an_invalid_policy_of_the_relay_leaves_the_former_one(url: String) {
+    let store = open(&url).await;
+    execute(
+        &url,
+        "UPDATE store_state SET relay_policy = '{\"limits\": 1}'",
+    )
+    .await;
+    let ann = create(&store, account("ann")).await;
+    for delta in [
+        store.load().await.unwrap(),
+        store.delta(ann.changed - 1).await.unwrap(),
+    ] {
+        assert_eq!(delta.changes.relay, None);
+        assert!(delta.changes.accounts.contains(&ann.record));
+        let [relay] = &delta.unreadable[..] else {
+            panic!("{:?}", delta.unreadable);
+        };
+        assert_eq!(
+            (relay.kind, relay.column),
+            (RecordKind::Relay, "relay_policy")
+        );
+    }
+    let unreadable = store.load().await.unwrap().unreadable;
+    execute(&url, "UPDATE store_state SET relay_policy = ''").await;
+    let again = store.read_again(&unreadable).await.unwrap();
+    assert_eq!(again.changes.relay, Some(RelayPolicy::default()));
+    assert_eq!(again.unreadable, []);
 }

@@ -5,8 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 use report::{
     policy::{AccountId, LimitSubject, Moved},
     store::{
-        LiveRow, MinuteUsage, QuotaCounter, QuotaUsage, Retention, Store, UsageBucket, UsageFlush,
-        UsageStep,
+        LiveRow, Maintenance, MinuteUsage, QuotaCounter, QuotaUsage, Retention, Store, StoreError,
+        UsageBucket, UsageFlush, UsageStep,
     },
 };
 use report_proto::id::Id;
@@ -43,6 +43,24 @@ fn flush(sequence: i64, minutes: Vec<MinuteUsage>) -> UsageFlush {
 
 async fn write(store: &Store, epoch: Id, flush: &UsageFlush) {
     store.flush_usage(epoch, "a master", flush).await.unwrap();
+}
+
+/// Maintains the database at a time that is right. Returns whether it was due.
+async fn maintain(store: &Store, now: i64) -> bool {
+    let retention = Retention::default();
+    let maintained: Result<_, StoreError> = async {
+        let done = store.maintain(now, None, &retention).await?;
+        let Maintenance::Unconfirmed { last } = done else {
+            return Ok(done);
+        };
+        store.maintain(now, Some(last), &retention).await
+    }
+    .await;
+    match maintained.unwrap() {
+        Maintenance::Done => true,
+        Maintenance::NotDue => false,
+        unconfirmed => panic!("{unconfirmed:?}"),
+    }
 }
 
 /// The bytes of a subject in all time.
@@ -135,9 +153,7 @@ pub(super) async fn concurrent_flushes_and_rollups_lose_nothing(url: String) {
     tasks.spawn(async move {
         for round in 0..10 {
             // Each round is a minute later, so that it is not left to another master.
-            let now = LATER + round * 60;
-            let retention = Retention::default();
-            assert!(maintained.maintain(now, &retention).await.unwrap());
+            assert!(maintain(&maintained, LATER + round * 60).await);
         }
     });
     while let Some(done) = tasks.join_next().await {
@@ -201,9 +217,8 @@ pub(super) async fn history_has_minutes_hours_and_days(url: String) {
     for is_rolled_up in [false, true] {
         if is_rolled_up {
             let now = hour + 7_200;
-            let retention = Retention::default();
-            assert!(store.maintain(now, &retention).await.unwrap());
-            assert!(!store.maintain(now + 59, &retention).await.unwrap());
+            assert!(maintain(&store, now).await);
+            assert!(!maintain(&store, now + 59).await);
         }
         let minutes = buckets(&store, UsageStep::Minute, hour, hour + 7_200).await;
         assert_eq!(minutes, expected_minutes, "{is_rolled_up}");
@@ -221,8 +236,7 @@ pub(super) async fn history_has_minutes_hours_and_days(url: String) {
     let first = [(hour, 11), (hour + 60, 2)];
     let minutes = buckets(&store, UsageStep::Minute, hour, hour + 120).await;
     assert_eq!(minutes, first);
-    let retention = Retention::default();
-    assert!(store.maintain(hour + 7_260, &retention).await.unwrap());
+    assert!(maintain(&store, hour + 7_260).await);
     let minutes = buckets(&store, UsageStep::Minute, hour, hour + 120).await;
     assert_eq!(minutes, first);
 }
@@ -290,10 +304,8 @@ pub(super) async fn the_past_is_removed(url: String) {
         ..flush(1, rows)
     };
     write(&store, FIRST, &written).await;
-    let retention = Retention::default();
     let maintain = async |days: i64| {
-        let done = store.maintain(NOW + days * DAY, &retention).await;
-        assert!(done.unwrap(), "{days}");
+        assert!(maintain(&store, NOW + days * DAY).await, "{days}");
     };
     maintain(1).await;
     assert_eq!(store.live_counts_of_others(SECOND).await.unwrap(), []);
@@ -312,6 +324,37 @@ pub(super) async fn the_past_is_removed(url: String) {
     assert_eq!(total_up(&store).await, 0);
 }
 
+pub(super) async fn a_clock_far_ahead_removes_nothing(url: String) {
+    const DAY: i64 = 86_400;
+    let store = open(&url).await;
+    let rows = vec![minute(LimitSubject::Relay, NOW, moved(1, 0))];
+    write(&store, FIRST, &flush(1, rows)).await;
+    let retention = Retention::default();
+    let maintain = async |now: i64, confirmed: Option<i64>| {
+        let done = store.maintain(now, confirmed, &retention).await;
+        done.unwrap()
+    };
+    assert_eq!(maintain(NOW, None).await, Maintenance::Done);
+    let far = NOW + 4_000 * DAY;
+    let unconfirmed = Maintenance::Unconfirmed { last: NOW };
+    // A second attempt changes nothing, nor does the confirmation of another round.
+    for confirmed in [None, None, Some(NOW - 60), Some(far)] {
+        assert_eq!(maintain(far, confirmed).await, unconfirmed);
+    }
+    assert_eq!(total_up(&store).await, 1);
+    assert_eq!(store.masters().await.unwrap().len(), 1);
+    // The others continue, up to a day after the last round.
+    assert_eq!(maintain(NOW + DAY, None).await, Maintenance::Done);
+    let unconfirmed = Maintenance::Unconfirmed { last: NOW + DAY };
+    assert_eq!(maintain(far, Some(NOW)).await, unconfirmed);
+    assert_eq!(total_up(&store).await, 1);
+    assert_eq!(maintain(far, Some(NOW + DAY)).await, Maintenance::Done);
+    assert_eq!(total_up(&store).await, 0);
+    assert_eq!(store.masters().await.unwrap(), []);
+    // A clock that was set right again.
+    assert_eq!(maintain(NOW + 2 * DAY, None).await, Maintenance::Done);
+}
+
 async fn total_up(store: &Store) -> u64 {
     total(store, LimitSubject::Relay).await.up
 }
@@ -321,7 +364,7 @@ pub(super) async fn subjects_have_pages(url: String) {
     let account = |id| LimitSubject::Account(AccountId(id));
     let rows = [1, 2, 3].map(|id| minute(account(id), NOW, moved(1, 0)));
     write(&store, FIRST, &flush(1, rows.to_vec())).await;
-    assert!(store.maintain(LATER, &Retention::default()).await.unwrap());
+    assert!(maintain(&store, LATER).await);
     // Some have a history, some have new minutes, and one has both.
     let rows = [3, 4].map(|id| minute(account(id), LATER, moved(1, 0)));
     write(&store, FIRST, &flush(2, rows.to_vec())).await;

@@ -56,6 +56,36 @@ web    {other}  -      valid  -        -
 }
 
 #[tokio::test]
+async fn a_registered_port_key_is_named_with_its_label_and_its_account() {
+    let bench = Bench::new().await;
+    bench.run(&["account", "add", "anna"]).await;
+    let owned = "11111111111111111111111111111111";
+    let free = "22222222222222222222222222222222";
+    bench
+        .run(&["key", "add", "ssh", "--id", owned, "--account=anna"])
+        .await;
+    bench.run(&["key", "add", "web", "--id", free]).await;
+    for (id, holder) in [
+        (owned, "\"ssh\" of account \"anna\""),
+        (free, "\"web\" without an account"),
+    ] {
+        let add = ["key", "add", "other", "--id", id];
+        let error = bench.try_run(&add).await.unwrap_err();
+        assert_eq!(
+            error,
+            format!(
+                "id \"{id}\" exists already: the port key is registered as {holder} (use another \
+                 port key, or change that key with `report key set`)"
+            )
+        );
+    }
+    // A rotation needs a new port key.
+    let rotate = ["key", "rotate", "ssh", "--id", free];
+    let error = bench.try_run(&rotate).await.unwrap_err();
+    assert!(error.contains("registered as \"web\""), "{error}");
+}
+
+#[tokio::test]
 async fn keys_are_named_by_label_or_id() {
     let bench = Bench::new().await;
     let ids = [
@@ -70,6 +100,18 @@ async fn keys_are_named_by_label_or_id() {
         error.contains("several keys") && error.contains(ids[0]),
         "{error}"
     );
+    bench.run(&["account", "add", "anna"]).await;
+    bench.run(&["key", "set", ids[0], "--account=anna"]).await;
+    let shown = bench.run(&["key", "show", "anna/ssh"]).await;
+    assert_eq!(shown, bench.run(&["key", "show", ids[0]]).await);
+    let listed = bench.run(&["key", "list", "anna"]).await;
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+    assert_eq!(listed, bench.run(&["key", "list", "--account=2"]).await);
+    // A label may have a slash.
+    let web = "44444444444444444444444444444444";
+    bench.run(&["key", "add", "anna/web", "--id", web]).await;
+    let shown = bench.run(&["key", "show", "anna/web"]).await;
+    assert!(shown.contains(web), "{shown}");
     let revoked = bench.run(&["key", "revoke", ids[1]]).await;
     assert_eq!(
         revoked,

@@ -114,7 +114,10 @@ async fn errors_name_the_field_the_value_and_the_remedy() {
     for (words, parts) in [
         (
             vec!["account", "add", "anna"],
-            ["name \"anna\"", "exists already (choose"],
+            [
+                "name \"anna\" exists already: it is the name of account 2",
+                "(choose another name",
+            ],
         ),
         (vec!["account", "add", ""], ["name is \"\"", "write a name"]),
         (
@@ -152,7 +155,15 @@ async fn errors_name_the_field_the_value_and_the_remedy() {
         ),
         (
             vec!["credential", "show", "laptop"],
-            ["\"laptop\"", "ACCOUNT/NAME"],
+            ["\"laptop\"", "ACCOUNT/NAME, ACCOUNT NAME"],
+        ),
+        (
+            vec!["credential", "add", "laptop"],
+            ["\"laptop\" has no name", "ACCOUNT/NAME"],
+        ),
+        (
+            vec!["key", "show", "bob/ssh"],
+            ["no key \"bob/ssh\"", "no account \"bob\""],
         ),
     ] {
         let error = bench.try_run(&words).await.unwrap_err();

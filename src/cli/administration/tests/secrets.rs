@@ -77,7 +77,11 @@ async fn a_secret_goes_to_a_file_or_stays_with_its_owner() {
     let path = other.to_str().unwrap();
     let again = ["credential", "add", "anna", "laptop", "--write", path];
     let error = bench.try_run(&again).await.unwrap_err();
-    assert!(error.contains("name \"laptop\" exists already"), "{error}");
+    assert_eq!(
+        error,
+        "name \"laptop\" exists already: account \"anna\" has a client credential with this name \
+         (choose another name, or rotate that credential)"
+    );
     assert!(!other.exists());
     // The owner of a secret passes its verifier.
     let secret = CredentialSecret::new([9; 32]);
@@ -95,6 +99,12 @@ async fn a_secret_goes_to_a_file_or_stays_with_its_owner() {
     assert_eq!(
         (&added["secret"], &added["file"]),
         (&Value::Null, &Value::Null)
+    );
+    let again = ["credential", "add", "anna", "tv", "--verifier", &verifier];
+    let error = bench.try_run(&again).await.unwrap_err();
+    assert!(
+        error.contains("the secret is that of the credential \"phone\" of account \"anna\""),
+        "{error}"
     );
     let text = secret.to_text();
     let error = bench
@@ -136,6 +146,12 @@ async fn credentials_rotate_and_are_revoked() {
         .map(|item| &item["revoked"])
         .collect();
     assert_eq!(states, [&json!(true), &Value::Null]);
+    let again = ["credential", "add", "anna", "laptop"];
+    let error = bench.try_run(&again).await.unwrap_err();
+    assert!(
+        error.contains("a revoked server credential") && error.contains("or remove that"),
+        "{error}"
+    );
     bench.run(&["credential", "remove", "anna/laptop"]).await;
     let error = bench
         .try_run(&["credential", "show", "anna/laptop"])
@@ -145,6 +161,43 @@ async fn credentials_rotate_and_are_revoked() {
         error.contains("there is no credential \"anna/laptop\""),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn commands_accept_the_same_names_of_credentials() {
+    let mut bench = Bench::new().await;
+    bench.run(&["account", "add", "anna"]).await;
+    let added = bench.json(&["credential", "add", "anna/laptop"]).await;
+    let id = added["id"].as_str().unwrap();
+    let shown = bench.run(&["credential", "show", id]).await;
+    for name in [
+        vec!["anna/laptop"],
+        vec!["anna", "laptop"],
+        vec!["2/laptop"],
+        vec!["2", "laptop"],
+    ] {
+        let words = [vec!["credential", "show"], name.clone()].concat();
+        assert_eq!(bench.run(&words).await, shown, "{name:?}");
+    }
+    let set = ["credential", "set", "anna", "laptop", "--name=desk"];
+    assert_eq!(bench.json(&set).await["name"], "desk");
+    let rotated = bench
+        .json(&["credential", "rotate", "anna", "desk", "--name=desk 2"])
+        .await;
+    assert_eq!(rotated["new"]["name"], "desk 2");
+    let revoked = bench.json(&["credential", "revoke", "anna", "desk"]).await;
+    assert_eq!(
+        (&revoked["id"], &revoked["revoked"]),
+        (&json!(id), &json!(true))
+    );
+    let removed = bench.run(&["credential", "remove", "anna", "desk 2"]).await;
+    assert!(removed.contains("\"desk 2\""), "{removed}");
+    let listed = bench.run(&["credential", "list", "anna"]).await;
+    let option = bench.run(&["credential", "list", "--account=anna"]).await;
+    assert_eq!(listed, option);
+    let both = ["credential", "list", "anna", "--account=anna"];
+    let error = bench.try_run(&both).await.unwrap_err();
+    assert!(error.contains("cannot be used with"), "{error}");
 }
 
 #[tokio::test]
@@ -170,7 +223,18 @@ ID  NAME  ROLE  STATE  EXPIRES
  2  ci    read  valid  2027-02-01T01:00:00+01:00
 ";
     assert_eq!(bench.run(&["token", "list"]).await, expected);
+    let again = ["token", "add", "ci", "--role=read"];
+    let error = bench.try_run(&again).await.unwrap_err();
+    assert!(
+        error.contains("the token 2 has it") && error.contains("or rotate that"),
+        "{error}"
+    );
     bench.run(&["token", "revoke", "2"]).await;
+    let error = bench.try_run(&again).await.unwrap_err();
+    assert!(
+        error.contains("the revoked token 2 has it") && error.contains("or remove that"),
+        "{error}"
+    );
     assert!(
         bench
             .run(&["token", "show", "ci"])

@@ -2,7 +2,8 @@
 //! of numbers, enforcement and lists begin here.
 //!
 //! A tunnel is the set of channel pairs of one client process for one key. The master cannot see more
-//! of it: further lanes and resumptions are pairs of the same tunnel.
+//! of it: further lanes and resumptions are pairs of the same tunnel. A set with more pairs than the
+//! lanes of a tunnel counts as several for the limits ([`PAIRS_PER_TUNNEL`]).
 //!
 //! `P` is the handle of a pair. The lock is a leaf: no other lock is taken, and no pair is dropped,
 //! while it is held.
@@ -21,6 +22,16 @@ use crate::{
     policy::{AccountId, Denied, LimitSubject},
 };
 use report_proto::id::Id;
+
+/// The most pairs that count as one tunnel: the lanes of a tunnel (PROTOCOL 12, `LANES_MAX`), and as
+/// many again while a client replaces all its links. Without this bound, clients that share an
+/// instance id, or one with many channels, would be a single tunnel for all limits of numbers.
+pub(in crate::master) const PAIRS_PER_TUNNEL: usize = 34;
+
+/// Whether a further pair counts as a tunnel beside this number of pairs of one process and key.
+pub(in crate::master) fn begins_tunnel(pairs: usize) -> bool {
+    pairs.is_multiple_of(PAIRS_PER_TUNNEL)
+}
 
 /// A spliced channel pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +74,8 @@ pub(in crate::master) struct TunnelKey {
 pub(in crate::master) struct TunnelCounts {
     /// Whether the tunnel has no pair yet.
     pub(in crate::master) is_new: bool,
+    /// Whether the tunnel has so many pairs that the next one counts as another tunnel.
+    pub(in crate::master) is_further: bool,
     /// Those of the key.
     pub(in crate::master) key: u32,
     /// Those of the account to which the traffic is charged.
@@ -99,7 +112,9 @@ struct LiveState<P> {
     accounts: HashMap<AccountId, BTreeSet<u64>>,
     tunnels: HashMap<TunnelKey, Tunnel>,
     next_tunnel: u64,
-    /// The tunnels of each key and account.
+    /// The tunnels that count for surplus pairs, beside those in `tunnels`.
+    further: u32,
+    /// The tunnels of each key and account, with further ones.
     counts: HashMap<LimitSubject, u32>,
 }
 
@@ -149,6 +164,7 @@ impl<P> LiveKeys<P> {
             accounts: HashMap::new(),
             tunnels: HashMap::new(),
             next_tunnel: 1,
+            further: 0,
             counts: HashMap::new(),
         };
         Arc::new(LiveKeys {
@@ -254,7 +270,10 @@ fn upgraded<P>(pair: &LivePair, handle: &Weak<P>) -> Option<(LivePair, Arc<P>)> 
 impl<P> LiveState<P> {
     fn tunnels_of(&self, subject: LimitSubject) -> u32 {
         match subject {
-            LimitSubject::Relay => u32::try_from(self.tunnels.len()).unwrap_or(u32::MAX),
+            LimitSubject::Relay => {
+                let tunnels = u32::try_from(self.tunnels.len()).unwrap_or(u32::MAX);
+                tunnels.saturating_add(self.further)
+            }
             LimitSubject::Account(_) | LimitSubject::Key(_) => {
                 self.counts.get(&subject).copied().unwrap_or(0)
             }
@@ -265,8 +284,11 @@ impl<P> LiveState<P> {
         let of_account = |account: Option<AccountId>| {
             account.map_or(0, |id| self.tunnels_of(LimitSubject::Account(id)))
         };
+        let pairs = self.tunnels.get(tunnel);
+        let pairs = pairs.map_or(0, |tunnel| tunnel.pairs.len());
         TunnelCounts {
-            is_new: !self.tunnels.contains_key(tunnel),
+            is_new: pairs == 0,
+            is_further: pairs > 0 && begins_tunnel(pairs),
             key: self.tunnels_of(LimitSubject::Key(tunnel.key)),
             owner: of_account(owner),
             client: of_account(tunnel.client.account()),
@@ -283,8 +305,8 @@ impl<P> LiveState<P> {
         for account in accounts.into_iter().flatten() {
             self.accounts.entry(account).or_default().insert(number);
         }
-        let (tunnel, is_new) = match self.tunnels.entry(pair.tunnel) {
-            Entry::Occupied(tunnel) => (tunnel.into_mut(), false),
+        let tunnel = match self.tunnels.entry(pair.tunnel) {
+            Entry::Occupied(tunnel) => tunnel.into_mut(),
             Entry::Vacant(vacant) => {
                 let tunnel = Tunnel {
                     number: self.next_tunnel,
@@ -293,12 +315,14 @@ impl<P> LiveState<P> {
                     pairs: BTreeSet::new(),
                 };
                 self.next_tunnel = self.next_tunnel.saturating_add(1);
-                (vacant.insert(tunnel), true)
+                vacant.insert(tunnel)
             }
         };
+        let before = tunnel.pairs.len();
         tunnel.pairs.insert(number);
-        let tunnel = tunnel.number;
-        if is_new {
+        let (tunnel, accounts) = (tunnel.number, tunnel.accounts);
+        if begins_tunnel(before) {
+            self.further = self.further.saturating_add(u32::from(before > 0));
             for subject in counted_for(pair.tunnel.key, accounts) {
                 let count = self.counts.entry(subject).or_default();
                 *count = count.saturating_add(1);
@@ -318,12 +342,26 @@ impl<P> LiveState<P> {
         }
         let tunnel = self.tunnels.get_mut(&pair.tunnel)?;
         tunnel.pairs.remove(&number);
-        if !tunnel.pairs.is_empty() {
+        let (left, accounts) = (tunnel.pairs.len(), tunnel.accounts);
+        let ended = EndedTunnel {
+            number: tunnel.number,
+            key: pair.tunnel.key,
+        };
+        if begins_tunnel(left) {
+            self.uncount(ended.key, accounts);
+        }
+        if left > 0 {
+            let is_counted = u32::from(begins_tunnel(left));
+            self.further = self.further.saturating_sub(is_counted);
             return None;
         }
-        let tunnel = self.tunnels.remove(&pair.tunnel)?;
-        let key = pair.tunnel.key;
-        for subject in counted_for(key, tunnel.accounts) {
+        self.tunnels.remove(&pair.tunnel);
+        Some(ended)
+    }
+
+    /// Counts one tunnel less.
+    fn uncount(&mut self, key: Id, accounts: [Option<AccountId>; 2]) {
+        for subject in counted_for(key, accounts) {
             if let Entry::Occupied(mut count) = self.counts.entry(subject) {
                 *count.get_mut() = count.get().saturating_sub(1);
                 if *count.get() == 0 {
@@ -331,10 +369,6 @@ impl<P> LiveState<P> {
                 }
             }
         }
-        Some(EndedTunnel {
-            number: tunnel.number,
-            key,
-        })
     }
 
     fn pairs_with(&self, numbers: &BTreeSet<u64>) -> Vec<(LivePair, Arc<P>)> {

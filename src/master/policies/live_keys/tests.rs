@@ -64,6 +64,36 @@ fn pairs_of_one_process_and_key_are_one_tunnel() {
 }
 
 #[test]
+fn surplus_pairs_of_a_process_count_as_further_tunnels() {
+    assert_eq!(PAIRS_PER_TUNNEL, 2 * crate::tunnel::LANES_MAX);
+    let (live, handle) = (LiveKeys::new(), Arc::new(()));
+    let tunnel = pair(1, 1, 2).tunnel;
+    let is_further = || live.counts(&tunnel, None).is_further;
+    let mut entries = Vec::new();
+    for _ in 0..PAIRS_PER_TUNNEL {
+        assert!(!is_further());
+        entries.push(enter(&live, pair(1, 1, 2), &handle));
+        assert_eq!(counts(&live, 2), [1, 1, 1]);
+    }
+    assert!(is_further());
+    let surplus = enter(&live, pair(1, 1, 2), &handle);
+    assert_eq!((surplus.is_new, surplus.tunnel), (false, 1));
+    assert_eq!(counts(&live, 2), [2, 2, 2]);
+    assert!(!is_further());
+    assert_eq!(live.tunnels().len(), 1, "the master sees one");
+    // Any pair may end.
+    assert_eq!(entries.remove(0).entry.forget(), None);
+    assert_eq!(counts(&live, 2), [1, 1, 1]);
+    drop(surplus);
+    while let Some(entered) = entries.pop() {
+        assert_eq!(counts(&live, 2), [1, 1, 1]);
+        drop(entered);
+    }
+    assert_eq!(counts(&live, 2), [0, 0, 0]);
+    assert_eq!(live.subjects(), vec![]);
+}
+
+#[test]
 fn refused_pair_leaves_nothing() {
     let live = LiveKeys::<()>::new();
     let entered = live.enter(pair(1, 1, 2), Weak::new(), 7, |counts| {

@@ -32,7 +32,7 @@ mod queues;
 mod tests;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, hash_map::Entry},
     time::{Duration, Instant},
 };
 
@@ -42,6 +42,7 @@ use super::{
     limits::{PairSubjects, PerDirection, RateDirection, RateSubject, SubjectLimits, bytes_in},
     subject::SubjectRates,
 };
+use crate::interner::Interner;
 use report_proto::map::Map;
 
 /// The time of the tightest rate that one grant covers, for messages shorter than that.
@@ -60,6 +61,8 @@ const MAX_STEPS: usize = 256;
 pub(super) struct RateTree {
     /// The limits in force. Only subjects with a limit or a weight are here.
     subjects: Map<RateSubject, SubjectRates>,
+    /// Subjects with the same limits share them.
+    limits: Interner<SubjectLimits>,
     nodes: Map<NodeId, Node>,
     /// The inner nodes by parent and key.
     index: Map<(NodeId, NodeKey), NodeId>,
@@ -97,6 +100,7 @@ impl RateTree {
         nodes.insert(ROOT, Node::new(None, NodeKey::Relay, None));
         RateTree {
             subjects: Map::default(),
+            limits: Interner::default(),
             nodes,
             index: Map::default(),
             next_node: 1,
@@ -113,10 +117,13 @@ impl RateTree {
             self.subjects.remove(&subject);
             return;
         }
-        self.subjects
-            .entry(subject)
-            .and_modify(|rates| rates.change(limits, now))
-            .or_insert_with(|| SubjectRates::new(limits, now));
+        let limits = self.limits.share(limits);
+        match self.subjects.entry(subject) {
+            Entry::Occupied(rates) => rates.into_mut().change(limits, now),
+            Entry::Vacant(vacant) => {
+                vacant.insert(SubjectRates::new(limits));
+            }
+        }
     }
 
     /// Whether a limit applies to a channel pair.

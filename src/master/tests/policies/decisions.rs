@@ -303,3 +303,25 @@ async fn tunnels_of_other_masters_count() {
     }));
     client.expect_alive().await;
 }
+
+#[tokio::test]
+async fn client_with_more_channels_than_lanes_uses_up_the_tunnels_of_a_key() {
+    let master = start_deciding(policies(Admission::Open), |changes| {
+        let mut key = ServiceKey::new(PORT, "service");
+        key.limits.counts.tunnels = Some(1);
+        changes.keys.push(key);
+    });
+    let mut server = master.server(1, &[PORT]).await;
+    let mut client = master.client(9).await;
+    let lanes = u32::try_from(crate::master::policies::PAIRS_PER_TUNNEL).expect("a small number");
+    for channel in 1..=lanes {
+        splice(&mut client, channel, &mut server).await;
+    }
+    client.attach(lanes + 1, PORT).await;
+    client.expect_close(lanes + 1, Code::Denied).await;
+    assert_eq!(master.refusals("attach", Denied::KeyTunnels), 1);
+    // A lane that ended makes room for another.
+    client.close(1).await;
+    server.expect_close(1, Code::Cancelled).await;
+    splice(&mut client, lanes + 2, &mut server).await;
+}

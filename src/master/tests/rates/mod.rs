@@ -150,7 +150,7 @@ impl MemoryMaster {
     }
 
     fn set(&self, subject: RateSubject, limits: SubjectLimits) {
-        self.router.rates.set_limits(&[(subject, limits)]);
+        self.router.rates.set_limits([(subject, limits)]);
     }
 }
 
@@ -402,10 +402,9 @@ async fn ten_thousand_limits_at_rest_set_no_timer() {
         down: Some(RateLimit::of(64 * 1024)),
         ..SubjectLimits::default()
     };
-    let changes: Vec<_> = (0..10_000_u128)
-        .map(|number| (RateSubject::Key(Id(number.to_be_bytes())), limits))
-        .collect();
-    master.router.rates.set_limits(&changes);
+    let changes =
+        (0..10_000_u128).map(|number| (RateSubject::Key(Id(number.to_be_bytes())), limits));
+    master.router.rates.set_limits(changes);
     let (mut server, mut client) = master.pair().await;
     client.data(1, b"unlimited").await;
     server.expect_data(1, b"unlimited").await;

@@ -265,6 +265,20 @@ fn removed_limit_releases_every_waiting_channel() {
 }
 
 #[test]
+fn limit_without_traffic_takes_little_memory() {
+    let entry = size_of::<(RateSubject, SubjectRates)>();
+    assert!(entry <= 40, "{entry}");
+    let now = Instant::now();
+    let mut tree = RateTree::new();
+    for (number, rate) in [(1, 1_000), (2, 1_000), (3, 2_000)] {
+        tree.set_limits(key(number), each_way(rate), now);
+    }
+    let limits = |number| tree.subjects[&key(number)].limits();
+    assert!(std::ptr::eq(limits(1), limits(2)), "equal ones are shared");
+    assert_eq!(limits(3), &each_way(2_000));
+}
+
+#[test]
 fn small_message_beside_a_copy_waits_for_one_message() {
     let mut simulation = Simulation::new(&[(key(1), each_way(1_000_000))]);
     for _ in 0..10 {
