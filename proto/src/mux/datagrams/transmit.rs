@@ -37,13 +37,16 @@ impl Mux {
     /// Returns whether datagrams of heavy flows may leave on this lane of bulk data: the control lane
     /// is full, and this lane has room that streams do not need.
     pub(in crate::mux) fn has_overflow_for(&self, lane: LaneId) -> bool {
+        // Asked for each message of bulk data, and nearly always the answer.
+        if self.datagrams.heavy.is_empty() {
+            return false;
+        }
         let limits = self.window_limits();
         let is_full = |lane| {
             let window = self.lane_flows.datagrams(lane);
             window.is_none_or(|window| window.is_full(limits))
         };
         self.resume_state.is_flowing()
-            && !self.datagrams.heavy.is_empty()
             && !self.has_data(LaneLoad::Bulk)
             && self.lane_flows.is_spare(lane)
             && self.lanes.control().is_some_and(is_full)
