@@ -379,17 +379,7 @@ impl Fixture {
         let (connectors, masters): (Vec<_>, Vec<_>) =
             (0..masters).map(|_| FakeMaster::new()).unzip();
         let (sender, events) = mpsc::channel(1000);
-        let mut uplink = Uplink {
-            dialers: connectors,
-            strategy: DialStrategy::Ordered,
-            secret: LinkSecret::Anonymous,
-            role: Role::Client,
-            instance: Id([3; 16]),
-            slot: Slot::FIRST,
-            timing: QUIET,
-            rotate_after: None,
-            move_requests: MoveRequests::default(),
-        };
+        let mut uplink = memory_uplink(connectors);
         change(&mut uplink);
         let (move_requests, cancel) = (uplink.move_requests.clone(), CancellationToken::new());
         let lanes: Arc<Mutex<Vec<usize>>> = Arc::default();
@@ -438,6 +428,21 @@ impl Fixture {
     async fn ended(&mut self) {
         let end = self.task.join_next().await;
         end.expect("the task ran").expect("no panic");
+    }
+}
+
+/// Returns the parameters of a client without a secret.
+fn memory_uplink(dialers: Vec<MemoryConnector>) -> Uplink<MemoryConnector> {
+    Uplink {
+        dialers,
+        strategy: DialStrategy::Ordered,
+        secret: LinkSecret::Anonymous,
+        role: Role::Client,
+        instance: Id([3; 16]),
+        slot: Slot::FIRST,
+        timing: QUIET,
+        rotate_after: None,
+        move_requests: MoveRequests::default(),
     }
 }
 

@@ -30,17 +30,7 @@ impl PoolFixture {
     /// Returns a set with a link to a new master.
     fn link_set(&self) -> (LinkSet<MemoryConnector>, FakeMaster) {
         let (connector, master) = FakeMaster::new();
-        let uplink = Uplink {
-            dialers: vec![connector],
-            strategy: DialStrategy::Ordered,
-            secret: LinkSecret::Anonymous,
-            role: Role::Client,
-            instance: Id([3; 16]),
-            slot: Slot::FIRST,
-            timing: QUIET,
-            rotate_after: None,
-            move_requests: MoveRequests::default(),
-        };
+        let uplink = memory_uplink(vec![connector]);
         (LinkSet::new(uplink, 1), master)
     }
 

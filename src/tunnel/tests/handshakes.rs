@@ -17,27 +17,30 @@ async fn a_method_mismatch_is_reported_at_both_ends() {
     bed.end().await;
 }
 
+/// Returns why the server refuses the client.
+async fn refusal(client: &PortParameters, server: &PortParameters) -> String {
+    let bed = TunnelTestbed::new();
+    let (result, served) = bed.attach(client, server).await;
+    assert!(served.is_none());
+    bed.end().await;
+    result.err().unwrap().to_string()
+}
+
 #[tokio::test]
 async fn a_port_that_is_udp_at_one_end_and_tcp_at_the_other_is_refused() {
-    let bed = TunnelTestbed::new();
     let server = plain_port();
     let client = PortParameters {
         protocol: ServiceProtocol::Udp,
         ..server.clone()
     };
-    let (client_result, served) = bed.attach(&client, &server).await;
-    assert!(served.is_none());
-    let error = client_result.err().unwrap().to_string();
     assert_eq!(
-        error,
+        refusal(&client, &server).await,
         "`protocol` is \"udp\" here and \"tcp\" at the other end: make them equal"
     );
-    bed.end().await;
 }
 
 #[tokio::test]
 async fn ranges_of_different_sizes_are_refused() {
-    let bed = TunnelTestbed::new();
     let server = PortParameters {
         range: 11,
         ..plain_port()
@@ -46,14 +49,10 @@ async fn ranges_of_different_sizes_are_refused() {
         range: 10,
         ..server.clone()
     };
-    let (client_result, served) = bed.attach(&client, &server).await;
-    assert!(served.is_none());
-    let error = client_result.err().unwrap().to_string();
     assert_eq!(
-        error,
+        refusal(&client, &server).await,
         "`local_address` has 10 port(s) here and 11 at the other end: use ranges of the same size"
     );
-    bed.end().await;
 }
 
 #[tokio::test]
