@@ -30,6 +30,7 @@ mod handshakes;
 mod identity;
 mod limits;
 mod link_handler;
+mod link_registration;
 mod link_totals;
 mod listen_host;
 mod listeners;

@@ -18,9 +18,10 @@ use super::{
     identity::Identity,
     limits::{LinkNumber, RETRY_AFTER},
     link_handler::LinkHandler,
+    link_registration::Registration,
     policies::{DeniedRequest, denied_notice},
-    registry::{AuthenticatedLink, Superseded},
-    router::{LinkPeer, LinkRef, Router, now},
+    registry::Superseded,
+    router::{LinkPeer, LinkRef},
     shared::{MasterShared, shutdown_notice},
 };
 use crate::{
@@ -32,7 +33,7 @@ use crate::{
 };
 use report_proto::{
     crypto::LinkKey,
-    frame::{self, Claims, Code, Frame, Notice, Role, Terms},
+    frame::{self, Claims, Code, Frame, Notice, Terms},
 };
 
 /// The time that the master adds to the advised range for each of its links. 200 roles a second then
@@ -365,74 +366,6 @@ fn agent(hello: &Hello) -> String {
         })
         .take(MAX_AGENT_CHARS)
         .collect()
-}
-
-/// A link's entry in the registry. Dropping it removes the link.
-struct Registration {
-    router: Arc<Router>,
-    link: Arc<LinkRef>,
-    role: Role,
-}
-
-impl Registration {
-    fn enter(
-        shared: &MasterShared,
-        link: &Arc<LinkRef>,
-        hello: &Hello,
-    ) -> Result<Self, Superseded> {
-        let (router, claims) = (&shared.router, &hello.claims);
-        let mut registry = router.registry();
-        let ended = registry.add_link(AuthenticatedLink {
-            link: link.number,
-            party: link.party(),
-            role: claims.role,
-            account: link.peer.identity.account(),
-            instance: claims.instance,
-            slot: claims.slot,
-            epoch: claims.epoch,
-            moves: claims.moves,
-            handle: Arc::clone(link),
-        })?;
-        router.recheck_refused(registry);
-        for old in ended {
-            let (number, identity) = (old.number, link.peer.identity);
-            // An anonymous client needs no secret to cause this, so it must not fill the log.
-            if identity.is_proven() {
-                log_link(shared, identity, |left_out| {
-                    info!(
-                        old = number,
-                        left_out, "takes over from an older link of its instance and slot"
-                    );
-                });
-            } else {
-                debug!(
-                    old = number,
-                    "takes over from an older link of its instance and slot"
-                );
-            }
-            old.outbox.end(Notice::new(
-                Code::Superseded,
-                "a newer link of this instance and slot took over",
-            ));
-        }
-        Ok(Registration {
-            router: Arc::clone(router),
-            link: Arc::clone(link),
-            role: claims.role,
-        })
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        let mut registry = self.router.registry();
-        // Under the lock, as a scrape reads both: no byte is counted twice or not at all.
-        self.router.ended_links.add(self.role, &self.link);
-        let (removed, dispatch) = registry.remove_link(self.link.number, now());
-        self.router.recheck_refused(registry);
-        drop(removed);
-        self.router.dispatch(dispatch);
-    }
 }
 
 #[cfg(test)]
