@@ -173,7 +173,8 @@ impl StoreUrl {
                     .to_str()
                     .ok_or_else(|| unreachable(&"its path is not UTF-8"))?;
                 let path = utf8_percent_encode(path, IN_PATH);
-                Url::parse(&format!("sqlite://{path}?mode=rwc"))
+                // A later connection must not replace a file that is away by an empty one.
+                Url::parse(&format!("sqlite://{path}?mode=rw"))
                     .map_err(|error| unreachable(&error))?
             }
             Location::Server { url, .. } => url.clone(),
@@ -236,6 +237,21 @@ mod tests {
             let url = parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!(url.dialect(), dialect, "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn later_connection_creates_no_file() {
+        sqlx::any::install_default_drivers();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keys.db");
+        let options = StoreUrl(Location::File(file.clone()))
+            .connect_options()
+            .unwrap();
+        options.connect().await.unwrap();
+        std::fs::remove_file(&file).unwrap();
+        let error = StoreError::from(options.connect().await.unwrap_err());
+        assert!(matches!(error, StoreError::Away(_)), "{error:?}");
+        assert!(!file.exists());
     }
 
     #[test]
