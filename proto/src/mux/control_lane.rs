@@ -53,15 +53,41 @@ impl Mux {
         let Some(old) = self.lanes.control() else {
             return;
         };
-        let Some(new) = self.lane_flows.fastest(self.lanes.bulk()) else {
+        let home = self.lanes.home_to_return_to();
+        let others = self.lanes.bulk().iter().copied();
+        // The home has not recovered yet, otherwise it would be the control lane.
+        let others: Vec<LaneId> = others.filter(|lane| Some(*lane) != home).collect();
+        let Some(new) = self.lane_flows.fastest(&others) else {
             return;
         };
         self.lanes.set_control(new);
         self.lane_flows.set_special(self.lanes.special());
+        if self.lanes.home_to_return_to() == Some(old) {
+            self.control_watch.leave_home(now);
+        }
         // The frames that waited for an unused lane leave on the next one anyway.
         if !is_unused {
             self.repeat_small(old, acks);
         }
+        self.restart_gaps(now);
+        self.watch_waiting(now);
+    }
+
+    /// Makes the home the control lane again, if it has recovered and holds little bulk data. What is
+    /// under way on the present control lane arrives.
+    pub(super) fn return_control(&mut self, now: Instant) {
+        let Some(home) = self.lanes.home_to_return_to() else {
+            return;
+        };
+        if !self.control_watch.has_home_recovered(now) || !self.lane_flows.is_quiet(home) {
+            return;
+        }
+        let Some(present) = self.lanes.control() else {
+            return;
+        };
+        self.control_watch.return_home(now, present);
+        self.lanes.set_control(home);
+        self.lane_flows.set_special(self.lanes.special());
         self.restart_gaps(now);
         self.watch_waiting(now);
     }

@@ -150,6 +150,15 @@ pub(super) struct SpecialLanes {
     pub(super) control: Option<LaneId>,
     /// The lane that can best take its place, if there are enough lanes.
     pub(super) standby: Option<LaneId>,
+    /// The lane to which control returns, if another one has it. It holds no more bulk data than
+    /// the control lane, so that control can return soon.
+    pub(super) home: Option<LaneId>,
+}
+
+impl SpecialLanes {
+    fn contains(&self, lane: LaneId) -> bool {
+        [self.control, self.standby, self.home].contains(&Some(lane))
+    }
 }
 
 impl LaneFlows {
@@ -203,7 +212,8 @@ impl LaneFlows {
     /// Returns how many bytes may follow those under way. A special lane waits until it has room
     /// for a message that is worth its overhead.
     fn room(&self, flow: &LaneFlow) -> u64 {
-        let (limit, message_min) = if self.special.control == Some(flow.lane) {
+        let is_quiet = [self.special.control, self.special.home].contains(&Some(flow.lane));
+        let (limit, message_min) = if is_quiet {
             (flow.control_window, CONTROL_MESSAGE_MIN)
         } else if self.special.standby == Some(flow.lane) {
             (flow.standby_window(), STANDBY_MESSAGE_MIN)
@@ -218,8 +228,7 @@ impl LaneFlows {
     /// under way on it. Fewer bytes than a report may never be reported.
     pub(super) fn is_spare(&self, lane: LaneId) -> bool {
         let flow = self.flows.iter().find(|flow| flow.lane == lane);
-        ![self.special.control, self.special.standby].contains(&Some(lane))
-            && flow.is_some_and(|flow| flow.under_way() < LANE_REPORT)
+        !self.special.contains(lane) && flow.is_some_and(|flow| flow.under_way() < LANE_REPORT)
     }
 
     /// Sets the special lanes. Returns the previous ones.
@@ -236,11 +245,17 @@ impl LaneFlows {
         lanes.iter().copied().min_by_key(wait)
     }
 
+    /// Returns whether no more bulk data is under way on the lane than a control lane has.
+    pub(super) fn is_quiet(&self, lane: LaneId) -> bool {
+        let flow = self.flows.iter().find(|flow| flow.lane == lane);
+        flow.is_none_or(|flow| flow.under_way() <= flow.control_window)
+    }
+
     /// Returns the limit for a message of bulk data on the lane, in bytes.
     pub(super) fn message_limit(&self, lane: LaneId) -> usize {
         let flow = self.flows.iter().find(|flow| flow.lane == lane);
         let limit = flow.map_or(u64::MAX, |flow| {
-            if [self.special.control, self.special.standby].contains(&Some(lane)) {
+            if self.special.contains(lane) {
                 return self.room(flow);
             }
             (flow.window / MESSAGE_PART).max(MESSAGE_MIN)
@@ -355,10 +370,23 @@ mod tests {
     }
 
     #[test]
+    fn the_home_holds_no_more_than_a_control_lane() {
+        let special = SpecialLanes {
+            home: Some(LANE),
+            ..SpecialLanes::default()
+        };
+        for rate in [150_000_u64, 1_000_000, 12_000_000] {
+            let (_, most) = run(20, rate, special);
+            assert!(most <= CONTROL_MAX, "{rate}: {most}");
+        }
+    }
+
+    #[test]
     fn the_standby_lane_is_full_and_holds_two_round_trips_at_most() {
         let special = SpecialLanes {
             control: None,
             standby: Some(LANE),
+            home: None,
         };
         for rate in [150_000_u64, 1_000_000, 12_000_000] {
             let (delivered, most) = run(20, rate, special);

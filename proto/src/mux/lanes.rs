@@ -10,7 +10,10 @@
 //! data, which would otherwise miss the rate of one lane; the other lanes take what it cannot carry of
 //! the datagrams of heavy flows, if streams leave them unused. When the control lane stalls, another one takes
 //! its place (see `control_lane`). Of four lanes or more, one holds less bulk data than the others,
-//! so that what is repeated there waits little: the *standby lane*.
+//! so that what is repeated there waits little: the *standby lane*. Control then returns to its
+//! *home*, the oldest lane, once that delivers again. The tunnels of two processes share links, and
+//! their oldest lanes are usually on the same one. So the bulk data of a tunnel does not delay the
+//! keystrokes and datagrams of another.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -49,14 +52,14 @@ impl LaneLoad {
 /// The most reports of lost lanes that an end remembers (PROTOCOL 12). Older ones are repetitions.
 const REPORTS_MAX: usize = 256;
 
-/// With at least this many lanes, one is the standby lane.
+/// With at least this many lanes, one is the standby lane, and control returns to its home.
 const STANDBY_LANES: usize = 4;
 
 /// The lanes of a tunnel.
 #[derive(Debug)]
 pub(super) struct Lanes {
     /// The lanes on which this end sends. The first is the control lane, if there are several, and
-    /// the second the standby lane, if there are enough.
+    /// the second the standby lane, if there are enough. All but the first are in order.
     sending: Vec<LaneId>,
     /// The lanes that have not ended, as far as this end knows.
     live: Vec<LaneId>,
@@ -102,26 +105,34 @@ impl Lanes {
 
     /// Returns the lanes that carry less bulk data than the others.
     pub(super) fn special(&self) -> SpecialLanes {
-        let standby = self.sending.get(1).copied();
+        let home = self.home_to_return_to();
+        let mut others = self.bulk().iter().copied();
+        let standby = others.find(|lane| Some(*lane) != home);
         SpecialLanes {
             control: self.control(),
             standby: standby.filter(|_| self.sending.len() >= STANDBY_LANES),
+            home,
         }
     }
 
-    /// Returns the lanes that can take the place of the control lane, the last control lane at the
-    /// end.
+    /// Returns the lanes that can take the place of the control lane.
     pub(super) fn bulk(&self) -> &[LaneId] {
         self.sending.get(1..).unwrap_or_default()
+    }
+
+    /// Returns the home of control, if another lane is the control lane and there are enough lanes.
+    pub(super) fn home_to_return_to(&self) -> Option<LaneId> {
+        let home = self.sending.iter().min().copied();
+        home.filter(|home| self.sending.len() >= STANDBY_LANES && self.control() != Some(*home))
     }
 
     /// Makes `lane` the control lane. The reports that left on the present one are repeated.
     pub(super) fn set_control(&mut self, lane: LaneId) {
         if let Some(old) = self.control() {
             self.repeat_reports(old);
-            self.sending.retain(|&known| known != lane && known != old);
+            self.sending.retain(|&known| known != lane);
+            self.sending.sort_unstable();
             self.sending.insert(0, lane);
-            self.sending.push(old);
         }
     }
 

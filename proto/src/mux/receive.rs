@@ -136,6 +136,7 @@ impl Mux {
             TunnelFrame::Ping { token } => self.pending_pong = Some(token),
             TunnelFrame::Pong { token } => {
                 self.control_watch.on_pong(now, token);
+                self.return_control(now);
                 let progress = self.progress();
                 if let Some(sample) = self.rtt.on_pong(now, token, progress) {
                     self.window.bandwidth().on_rtt_sample(now, sample);

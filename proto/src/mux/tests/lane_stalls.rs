@@ -75,6 +75,28 @@ fn credit_that_left_on_a_stalled_control_lane_leaves_on_another() {
 }
 
 #[test]
+fn control_returns_to_its_home_when_that_delivers_again() {
+    let (mut pair, stream) = pair_with_two_lanes();
+    for lane in [LaneId(2), LaneId(3)] {
+        pair.client.add_lane(pair.now, lane);
+        pair.server.add_lane(pair.now, lane);
+    }
+    pair.client.write(stream, content(100)).unwrap();
+    let stalled = messages(&mut pair.client, pair.now, CONTROL);
+    pass_deadline(&mut pair);
+    carry(&mut pair.client, &mut pair.server, pair.now, BULK);
+    carry(&mut pair.server, &mut pair.client, pair.now, CONTROL);
+    let control = |pair: &Pair| pair.client.lanes.control();
+    assert_eq!(control(&pair), Some(BULK), "the home has not answered");
+    deliver(&mut pair, CONTROL, stalled);
+    carry(&mut pair.server, &mut pair.client, pair.now, CONTROL);
+    assert_eq!(control(&pair), Some(CONTROL));
+    pair.client.write(stream, content(10)).unwrap();
+    let messages = [BULK, CONTROL].map(|lane| messages(&mut pair.client, pair.now, lane));
+    assert_eq!(messages.map(|messages| data_bytes(&messages)), [0, 10]);
+}
+
+#[test]
 fn what_a_lane_carries_that_is_left_while_it_stalls_leaves_on_another() {
     let (mut pair, stream) = pair_with_two_lanes();
     let opened = pair.client.open(Bytes::new());
